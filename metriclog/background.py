@@ -1,0 +1,156 @@
+"""The threads behind a run: one beats (run state, sync to disk), one ships. Daemons: the process may always end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from metriclog.acks import Ack, load_ack
+from metriclog.directory import process_directories, read_meta
+from metriclog.errors import MetriclogError, ServerError
+from metriclog.journal import Journal, JournalReader, owner_is_alive
+from metriclog.receipts import Delivery
+from metriclog.settings import Settings
+from metriclog.shipper import Control, Shipper, Target, shipping_lock
+
+logger = logging.getLogger("metriclog")
+
+LEFTOVER_EVERY_S = 30.0
+
+
+class Heart:
+    """Calls `beat` every `every_s` seconds until stopped."""
+
+    def __init__(self, beat: Callable[[], None], every_s: float) -> None:
+        self._stop = threading.Event()
+        self._beat, self._every_s = beat, every_s
+        self._thread = threading.Thread(target=self._loop, name="metriclog-heart", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self._beat()
+            except Exception:
+                logger.warning("metriclog: a heartbeat failed", exc_info=True)
+
+    def stop(self) -> None:
+        """End the thread; returns at once."""
+        self._stop.set()
+
+
+class Ship:
+    """Ships the journal of this process, and between batches what dead processes left in the same directory."""
+
+    def __init__(self, own: Journal, root: Path, target: Target, settings: Settings, delivery: Delivery) -> None:
+        self.control = Control()
+        self.delivery = delivery
+        self._own, self._root, self._target, self._settings = own, root, target, settings
+        self._shipper: Shipper | None = None
+        self._leftovers: list[Path] = []
+        self._looked_s = -LEFTOVER_EVERY_S
+        delivery.wake = lambda: self.control.hurry(1.0)
+        self._thread = threading.Thread(target=self._loop, name="metriclog-ship", daemon=True)
+        self._thread.start()
+
+    @property
+    def ack(self) -> Ack:
+        """Counts of the own journal."""
+        return self._shipper.ack if self._shipper else Ack()
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """End the thread after the request under way, waiting at most `timeout_s`."""
+        self.control.end()
+        self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        with shipping_lock(self._own.directory, self._target.target):
+            while not self.control.stop.is_set():
+                try:
+                    if not self._step():
+                        self.control.sleep(self._settings.flush_interval_s)
+                except ServerError:
+                    continue  # told to stop
+                except Exception:
+                    logger.warning("metriclog: shipping failed; points wait in the journal", exc_info=True)
+                    self.control.sleep(LEFTOVER_EVERY_S)
+        if self._shipper:
+            self._shipper.close()
+        self._target.close()
+
+    def _step(self) -> bool:
+        """Ship something; False if there was nothing to ship."""
+        if self._shipper is None:
+            self._shipper = Shipper(
+                self._own.directory,
+                self._target,
+                self.control,
+                max_points=self._settings.batch_max_points,
+                retain_bytes=self._settings.retain_bytes,
+                until=lambda: self._own.position,
+                delivery=self.delivery,
+            )
+        return self._shipper.ship_batch() or self._ship_leftover()
+
+    def _ship_leftover(self) -> bool:
+        if not self._leftovers and self.control.clock() - self._looked_s >= LEFTOVER_EVERY_S:
+            self._looked_s = self.control.clock()
+            self._leftovers = leftovers(self._root, self._target.target)
+        if not self._leftovers:
+            return False
+        path = self._leftovers.pop(0)
+        try:
+            ship_directory(path, self._target, self.control, self._settings, pause=self._own_has_more)
+        except (MetriclogError, OSError) as error:
+            if isinstance(error, ServerError):
+                raise
+            logger.warning("metriclog: what is left in %s cannot be shipped: %s", path, error)
+        return True
+
+    def _own_has_more(self) -> bool:
+        return self._own.position > self.ack.position or self.control.stop.is_set()
+
+
+def leftovers(root: Path, target: str) -> list[Path]:
+    """Directories of dead processes that meant to ship and have something the target has not acknowledged."""
+    found = []
+    for path in process_directories(root):
+        if owner_is_alive(path):
+            continue
+        meta = read_meta(path)
+        if meta is not None and meta.get("mode") == "online" and is_pending(path, target):
+            found.append(path)
+    return found
+
+
+def is_pending(path: Path, target: str) -> bool:
+    """Whether a directory holds records beyond its ack."""
+    reader = JournalReader(path, load_ack(path, target).position)
+    try:
+        return bool(reader.read(1))
+    finally:
+        reader.close()
+
+
+def ship_directory(
+    path: Path,
+    target: Target,
+    control: Control,
+    settings: Settings,
+    *,
+    pause: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Ship one directory of another process. False if somebody else is at it, or `pause` said to stop early."""
+    with shipping_lock(path, target.target) as mine:
+        if not mine:
+            return False
+        shipper = Shipper(path, target, control, max_points=settings.batch_max_points)
+        try:
+            while shipper.ship_batch():
+                if pause():
+                    return False
+        finally:
+            shipper.close()
+    return True

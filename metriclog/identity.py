@@ -1,0 +1,75 @@
+"""Who logs, and the points that tell a run's state: what stays the same while a process lives. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metriclog.points import Field, Tags, encode_line
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process of one run."""
+
+    experiment: str
+    run_id: str
+    rank: int | None
+    tags: Tags  # experiment, run, model, dataset, rank and user tags: the tag set of every metric
+    mode: str
+    root: Path
+    attempt: int
+    started_ns: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process tells the run's state: of several ranks only the first does."""
+        return self.rank in (None, 0)
+
+    def meta(self, *, child: bool) -> dict[str, Any]:
+        """The META record of this process' segments."""
+        return {
+            "experiment": self.experiment,
+            "run": self.run_id,
+            "rank": self.rank,
+            "mode": self.mode,
+            "attempt": self.attempt,
+            "started_ns": self.started_ns,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "child": child,
+        }
+
+    def run_line(self, now_ns: int, status: str, steps: int) -> str:
+        """The run's state as a point of `runs`: every field each time.
+
+        `ended` is the time of this line while the run goes on: the best guess if no other line follows.
+        """
+        running = status == "running"
+        now_ms = now_ns // 1_000_000
+        fields: dict[str, Field] = {
+            "running": int(running),
+            "status": status,
+            "started": self.started_ns // 1_000_000,
+            "ended": now_ms,
+            "to": "now" if running else str(now_ms + 1),  # the range must hold this very point
+            "steps": steps,
+            "resolution": "metrics",
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "attempt": self.attempt,
+        }
+        return encode_line("runs", (("experiment", self.experiment), ("run", self.run_id)), fields, now_ns)
+
+    def event_line(self, now_ns: int, kind: str, texts: Mapping[str, str], step: int) -> str:
+        """A point of `events`; `texts` holds title, text and level.
+
+        `step` and `elapsed` are always there: an event without them blanks a chart over steps.
+        """
+        elapsed_ms = (now_ns - self.started_ns) // 1_000_000
+        fields: dict[str, Field] = {**texts, "step": step, "elapsed": elapsed_ms, "count": 1}
+        tags = (("experiment", self.experiment), ("run", self.run_id), ("kind", kind))
+        return encode_line("events", tags, fields, now_ns)

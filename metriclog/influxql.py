@@ -1,0 +1,168 @@
+"""Every InfluxQL text of metriclog and the quoting it needs: what the reader asks, and what the dashboards ask.
+
+Pure text in, text out. Only forms that InfluxDB 1.8, 2 and 3 and openGemini share are used: no Flux, no `LIMIT` beside
+`GROUP BY`, no pattern that matches the empty string, no `now()`.
+
+A dashboard text holds Grafana's variables. They always stand as `/^${name:regex}$/`: Grafana's default format leaves
+a value that starts with a digit unescaped. `$timeFilter` becomes the dashboard's time range.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+# The InfluxQL scanner reads NUL as the end of the text and a carriage return as a newline.
+_UNQUOTABLE = re.compile(r"[\n\r\0]")
+_REGEX_SPECIAL = re.compile(r"[\\^$*+?.()|\[\]{}/]")
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as a quoted identifier: a measurement, tag key or field key.
+
+    Raises ValueError if it holds a newline, a carriage return or NUL, which InfluxQL cannot express.
+    """
+    return _quoted(name, '"')
+
+
+def quote_string(value: str) -> str:
+    """`value` as a string literal, for `"tag" = …`. Raises ValueError as `quote_identifier` does."""
+    return _quoted(value, "'")
+
+
+def match_regex(literal: str) -> str:
+    """A regex literal that matches exactly `literal`, for `"tag" =~ …`.
+
+    Raises ValueError as `quote_identifier` does, and for an empty text: `/^$/` means "series without the tag" to one
+    server and "all series" to another.
+    """
+    if not literal:
+        raise ValueError("a regex that matches the empty text is not portable; compare with = '' instead")
+    _refuse_unquotable(literal)
+    return "/^" + _REGEX_SPECIAL.sub(r"\\\g<0>", literal) + "$/"
+
+
+def _quoted(text: str, quote: str) -> str:
+    _refuse_unquotable(text)
+    return quote + text.replace("\\", "\\\\").replace(quote, "\\" + quote) + quote
+
+
+def _refuse_unquotable(text: str) -> None:
+    if _UNQUOTABLE.search(text):
+        raise ValueError(f"{text!r} holds a newline, a carriage return or NUL: InfluxQL has no way to write it")
+
+
+# --- What the reader asks -------------------------------------------------------------------------------------------
+
+_RUN_FIELDS = ("status", "started", "ended", "steps", "running", "attempt", "to", "host", "pid")
+
+
+def runs(experiment: str | None = None) -> str:
+    """The newest state of each run: one series per experiment and run, with one row.
+
+    Columns: status, started and ended (epoch ms), steps, running (1 or 0), attempt, to ("now" or epoch ms), host, pid.
+    """
+    fields = ", ".join(f"last({quote_identifier(name)}) AS {quote_identifier(name)}" for name in _RUN_FIELDS)
+    return f'SELECT {fields} FROM "runs"{_where(experiment=experiment)} GROUP BY "experiment", "run"'
+
+
+def params(run: str | None = None, *, experiment: str | None = None) -> str:
+    """Every value each parameter ever had: one series per experiment, run and param, rows by time; the last one counts.
+
+    Columns: number, text; exactly one of them is set. All rows, because the `last()` of two columns does not say which
+    of them is newer when a parameter turned from a number into a text.
+    """
+    where = _where(experiment=experiment, run=run)
+    return f'SELECT "number", "text" FROM "params"{where} GROUP BY "experiment", "run", "param"'
+
+
+def metric_names(run: str, *, experiment: str | None = None) -> str:
+    """The metric names of one run, as rows `key, value`."""
+    # InfluxDB 3 looks at the last day only, unless the query names a time.
+    where = f"{_where(experiment=experiment, run=run)} AND time >= 0ms"
+    return f'SHOW TAG VALUES FROM "metrics" WITH KEY = "metric"{where}'
+
+
+def curve(
+    run: str,
+    metric: str,
+    *,
+    experiment: str | None = None,
+    after_time_ns: int | None = None,
+    limit: int | None = None,
+) -> str:
+    """Every point of one metric of one run, in the order of time, over all ranks, models and data sets.
+
+    Columns: step, value, elapsed (ms), nonfinite (1 NaN, 2 +Inf, 3 −Inf; then value is null), model, dataset, rank.
+    `after_time_ns` (exclusive) and `limit` page through a long curve. Ranks can share an instant, so a full page may
+    end inside one: drop the rows of its last instant T and go on with `after_time_ns=T - 1`.
+    """
+    where = _where(experiment=experiment, run=run, metric=metric)
+    after = "" if after_time_ns is None else f" AND time > {after_time_ns:d}"
+    page = "" if limit is None else f" LIMIT {limit:d}"
+    columns = '"step", "value", "elapsed", "nonfinite", "model", "dataset", "rank"'
+    return f'SELECT {columns} FROM "metrics"{where}{after} ORDER BY time ASC{page}'
+
+
+def nonfinite_counts(run: str | None = None, *, experiment: str | None = None) -> str:
+    """How many NaN or infinite values each metric had: one series per experiment, run and metric; none where 0."""
+    where = _where(experiment=experiment, run=run)
+    return f'SELECT count("nonfinite") AS "nonfinite" FROM "metrics"{where} GROUP BY "experiment", "run", "metric"'
+
+
+def count_values() -> str:
+    """How many values the server holds: one series per experiment and run, columns value (finite) and nonfinite.
+
+    A count of nothing is null, not 0.
+    """
+    counts = 'count("value") AS "value", count("nonfinite") AS "nonfinite"'
+    return f'SELECT {counts} FROM "metrics" GROUP BY "experiment", "run"'
+
+
+def _where(**tags: str | None) -> str:
+    given = {tag: value for tag, value in tags.items() if value is not None}
+    conditions = [f"{quote_identifier(tag)} = {quote_string(value)}" for tag, value in given.items()]
+    return " WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+# --- What the dashboards ask, with Grafana's variables --------------------------------------------------------------
+
+X_AXES: Final[Mapping[str, str]] = {
+    "step": '"step"',
+    # Rounded: unrounded times differ from run to run, and each different x is one more row for the browser to join.
+    "seconds since start": 'round("elapsed" / 100) / 10',
+    "minutes since start": 'round("elapsed" / 6000) / 10',
+    "hours since start": 'round("elapsed" / 36000) / 100',
+}
+"""The x axes of a curve: label → what to select. `elapsed` is in ms since the run began."""
+
+_EXPERIMENT = '"experiment" =~ /^${experiment:regex}$/'
+_RUN = '"run" =~ /^${run:regex}$/'
+_METRIC = '"metric" =~ /^${metric:regex}$/'
+# Ranks share x, and only one row per x and run can be drawn. '' is a run without ranks.
+_FIRST_RANK = "(\"rank\" = '0' OR \"rank\" = '')"
+# Drops the rows of NaN and infinite points, whose value is null: Grafana would draw a null as 0.
+_FINITE = '"value" = "value"'
+
+EXPERIMENT_MENU: Final = 'SHOW TAG VALUES FROM "runs" WITH KEY = "experiment" WHERE $timeFilter'
+RUN_MENU: Final = f'SHOW TAG VALUES FROM "runs" WITH KEY = "run" WHERE {_EXPERIMENT} AND $timeFilter'
+METRIC_MENU: Final = f'SHOW TAG VALUES FROM "metrics" WITH KEY = "metric" WHERE {_EXPERIMENT} AND $timeFilter'
+
+RUNS_TABLE: Final = (
+    'SELECT last("status") AS "status", last("started") AS "started", last("steps") AS "steps", last("to") AS "to" '
+    f'FROM "runs" WHERE {_EXPERIMENT} AND $timeFilter GROUP BY "run"'
+)
+"""One row a run of the experiment; started in epoch ms, to is "now" or epoch ms: a link's time range."""
+
+NONFINITE_BY_RUN: Final = (
+    f'SELECT count("nonfinite") AS "nonfinite" FROM "metrics" WHERE {_EXPERIMENT} AND $timeFilter GROUP BY "run"'
+)
+"""How many values of a run, over all metrics and ranks, are NaN or infinite; no row for a run without any."""
+
+CURVES_BY_RUN: Final = (
+    'SELECT ${x:raw} AS "x", "value" FROM "metrics" '
+    f"WHERE {_EXPERIMENT} AND {_RUN} AND {_METRIC} AND {_FIRST_RANK} AND {_FINITE} AND $timeFilter "
+    'GROUP BY "run"'
+)
+"""The curves of one metric, run after run: columns run, x, value. One row a finite point of rank 0."""

@@ -1,0 +1,98 @@
+"""Every setting: METRICLOG_* environment variables into one frozen object. Each limit has its unit and its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from metriclog.errors import SettingsError
+
+Mode = Literal["online", "offline", "disabled"]
+
+
+class Settings(BaseSettings):
+    """What metriclog does and where. Every field can be set as METRICLOG_<NAME> in the environment.
+
+    Raises `SettingsError` (through `load`) for a value that cannot work. The token never shows in `repr`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="METRICLOG_", frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str | None = Field(None, description="InfluxDB address, for example http://127.0.0.1:8086. None: offline.")
+    token: SecretStr | None = Field(None, description="InfluxDB token with write (and, for reading, read) right.")
+    token_file: Path | None = Field(None, description="File with the token, read again whenever the server says no.")
+    org: str = Field("metriclog", description="InfluxDB organisation.")
+    bucket: str = Field("metriclog", description="InfluxDB bucket.")
+    dir: Path = Field(Path(".metriclog"), description="Where journals live, below the working directory by default.")
+    mode: Mode | None = Field(None, description="online, offline or disabled. None: online if url is set.")
+    grafana_url: str = Field("http://127.0.0.1:3000", description="Where the dashboards are, for the links we print.")
+
+    verify_tls: bool = Field(True, description="Check the server's certificate.")
+    ca_file: Path | None = Field(None, description="CA bundle for a private certificate authority.")
+    proxy: str | None = Field(None, description="HTTP proxy between this process and the server.")
+
+    connect_timeout_s: float = Field(2.0, gt=0, description="A host that does not answer a SYN in 2 s is away.")
+    read_timeout_s: float = Field(30.0, gt=0, description="The server's own write timeout is 10 s; wait it out.")
+    flush_interval_s: float = Field(1.0, gt=0, description="How often the shipper looks for new points.")
+    exit_timeout_s: float = Field(5.0, ge=0, description="How long finish() and the end of the process may wait.")
+    heartbeat_s: float = Field(15.0, gt=0, description="Four heartbeats a minute tell a dead run from a slow one.")
+    batch_max_points: int = Field(
+        20_000, ge=1, le=200_000, description="Posts of 20,000 lines are where InfluxDB 2 tops out; more costs memory."
+    )
+    segment_bytes: int = Field(
+        16 << 20, ge=64 << 10, le=1 << 30, description="Size of one preallocated journal segment: the unit of deletion."
+    )
+    retain_bytes: int = Field(
+        1 << 30, ge=0, description="Delivered segments kept per process for reading and proof; older ones are deleted."
+    )
+
+    @field_validator("url", "grafana_url")
+    @classmethod
+    def _http_only(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://, for example http://127.0.0.1:8086")
+        return value.rstrip("/")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment; `overrides` win. Raises `SettingsError` that names the variable and what to do."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+
+    def effective_mode(self) -> Mode:
+        """The mode in force: as set, else online where a server is configured."""
+        return self.mode or ("online" if self.url else "offline")
+
+    def read_token(self) -> str | None:
+        """The token in plain text: from `token_file` (read now) if set, else `token`. Raises `SettingsError`."""
+        token = self.token.get_secret_value() if self.token else None
+        if self.token_file is not None:
+            try:
+                token = self.token_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeError) as error:
+                raise SettingsError(f"METRICLOG_TOKEN_FILE {self.token_file} cannot be read: {error}") from error
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise SettingsError("the token has line breaks or characters that no HTTP header can carry; copy it again")
+        return token
+
+    def check_online(self) -> None:
+        """Raise `SettingsError` if going online cannot work because url or token is missing."""
+        if not self.url:
+            raise SettingsError('mode="online" needs a server: set METRICLOG_URL, for example http://127.0.0.1:8086')
+        if self.token is None and self.token_file is None:
+            raise SettingsError("METRICLOG_URL is set but no token: set METRICLOG_TOKEN or METRICLOG_TOKEN_FILE")
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_input=False, include_url=False):
+        name = "_".join(str(part) for part in item["loc"]) or "settings"
+        parts.append(f"METRICLOG_{name.upper()}: {item['msg']}")
+    return "; ".join(parts)

@@ -1,0 +1,209 @@
+"""The only file that talks to InfluxDB: `write(lines)` and `query(influxql)`; every answer becomes one of our errors.
+
+Knows influxdb_client and HTTP status codes. The classes of answers are measured on InfluxDB 2.9.1, openGemini and, for
+InfluxDB 3, read in its source; see `classify`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import gzip
+import json
+import re
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from metriclog.errors import (
+    BadRequestError,
+    PartialWriteError,
+    QueryError,
+    RejectedError,
+    ServerError,
+    SettingsError,
+    TooLargeError,
+    TransientError,
+    UnparsableError,
+)
+from metriclog.settings import Settings
+
+if TYPE_CHECKING:
+    from influxdb_client import InfluxDBClient
+    from influxdb_client.service.write_service import WriteService
+
+MAX_ERROR_CHARS = 600  # of a server's words in a message
+MAX_RETRY_AFTER_S = 300.0
+GZIP_LEVEL = 1  # 114 MB/s against 17 MB/s at level 9, for 13 % larger bodies
+_TRANSIENT_400 = ("wal buffer full", "wal is shutdown", "readonly now", "request limit", "too many requests")
+_UNPARSABLE = re.compile(r"unable to parse '(.*?)': (.*?)(?=\nunable to parse '|\Z)", re.DOTALL)
+
+
+class Transport:
+    """One target: a URL, an organisation, a bucket. Connects at the first call; not shared between threads.
+
+    `write` raises the `ServerError` that `classify` finds; `query` raises `QueryError` or `ServerError`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: InfluxDBClient | None = None
+        self._service: WriteService | None = None
+        self.target = sha256(f"{settings.url}|{settings.org}|{settings.bucket}".encode()).hexdigest()[:12]
+
+    @property
+    def address(self) -> str:
+        """Where it writes, for messages: URL and bucket, never the token."""
+        return f"{self._settings.url} (bucket {self._settings.bucket!r})"
+
+    def write(self, lines: bytes) -> None:
+        """Post line protocol, times in ns. Returns only after the server's 204."""
+        from influxdb_client.rest import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            _, status, headers = self._connect().post_write_with_http_info(
+                self._settings.org,
+                self._settings.bucket,
+                gzip.compress(lines, GZIP_LEVEL),
+                content_encoding="gzip",
+                precision="ns",
+                content_type="text/plain; charset=utf-8",
+                _return_http_data_only=False,
+                _request_timeout=self._timeout_ms(),
+            )
+        except ApiException as error:
+            failure = classify(error.status, _text(error.body or error.reason), error.headers or {})
+            if isinstance(failure, RejectedError):
+                self.close()  # so that the next attempt reads the token file again
+            raise failure from None
+        except SettingsError as error:
+            raise RejectedError(str(error)) from error
+        except (HTTPError, OSError) as error:
+            raise TransientError(f"no answer from {self.address}: {_message(str(error))}") from error
+        if status != 204:
+            kind = (headers or {}).get("Content-Type", "no content type")
+            raise RejectedError(f"{self.address} answered {status} ({kind}), not InfluxDB's 204", status=status)
+
+    def query(self, influxql: str) -> list[dict[str, Any]]:
+        """Run one InfluxQL statement; its series as `{"name", "tags", "columns", "values"}`, times in ns."""
+        from urllib3.exceptions import HTTPError
+
+        self._connect()
+        assert self._client is not None
+        try:
+            answer = self._client.api_client.rest_client.pool_manager.request(
+                "POST",
+                f"{self._settings.url}/query",
+                fields={"db": self._settings.bucket, "q": influxql, "epoch": "ns"},
+                encode_multipart=False,
+                headers={"Authorization": f"Token {self._settings.read_token()}", "Accept": "application/json"},
+                timeout=self._settings.read_timeout_s,
+                redirect=False,
+            )
+        except (HTTPError, OSError) as error:
+            raise TransientError(f"no answer from {self.address}: {_message(str(error))}") from error
+        if answer.status != 200:
+            failure = classify(answer.status, _text(answer.data), answer.headers)
+            raise failure if not isinstance(failure, BadRequestError) else QueryError(f"{failure}: {influxql}")
+        return _series(answer.data, influxql)
+
+    def close(self) -> None:
+        """Drop the connections; the next call connects again."""
+        client, self._client, self._service = self._client, None, None
+        if client is not None:
+            client.close()
+
+    def _connect(self) -> WriteService:
+        if self._service is None:
+            from influxdb_client import InfluxDBClient  # half a second of CPU: only who ships or queries pays
+            from influxdb_client.service.write_service import WriteService
+
+            settings = self._settings
+            self._client = InfluxDBClient(
+                url=settings.url,
+                token=settings.read_token(),
+                org=settings.org,
+                timeout=self._timeout_ms(),
+                verify_ssl=settings.verify_tls,
+                ssl_ca_cert=str(settings.ca_file) if settings.ca_file else None,
+                proxy=settings.proxy,
+                retries=False,  # tenacity does the retrying; False also means that no redirect is followed
+            )
+            self._service = WriteService(self._client.api_client)
+        return self._service
+
+    def _timeout_ms(self) -> tuple[int, int]:
+        return round(self._settings.connect_timeout_s * 1000), round(self._settings.read_timeout_s * 1000)
+
+
+def classify(status: int | None, body: str, headers: Mapping[str, str]) -> ServerError:
+    """The error behind an answer that is not a yes. What can pass is never taken for final."""
+    words = _message(body)
+    said = f"the server said {status}: {words}"
+    low = words.lower()
+    if status == 400 and any(text in low for text in _TRANSIENT_400):
+        return TransientError(said, status=status)
+    if not status or status in (408, 425, 429, 499) or (status >= 500 and status != 501):
+        return TransientError(said, status=status, retry_after_s=_retry_after_s(headers.get("Retry-After")))
+    if status == 413:
+        return TooLargeError(said, status=status)
+    if status == 422 or (status == 400 and "partial write" in low):
+        return PartialWriteError(said, status=status)
+    if status == 400 and "invalid precision" not in low:
+        reasons = {line.encode(): why for line, why in _UNPARSABLE.findall(_message(body, None))}
+        if reasons:
+            return UnparsableError(said, status=status, reasons=reasons)
+        return BadRequestError(said, status=status)
+    return RejectedError(f"{said}{_HINTS.get(status, '')}", status=status)
+
+
+_HINTS = {
+    401: ". Check METRICLOG_TOKEN",
+    403: ". The token may not write to this bucket; make one that may",
+    404: ". Check METRICLOG_BUCKET and METRICLOG_ORG, or create the bucket",
+}
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds from a Retry-After header (a number or a date), within 0 and MAX_RETRY_AFTER_S; None if unusable."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if seconds == seconds else None
+
+
+def _text(body: object) -> str:
+    return body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
+
+
+def _message(body: str, limit: int | None = MAX_ERROR_CHARS) -> str:
+    """The server's own words out of a JSON error body, printable and cut."""
+    try:
+        loaded = json.loads(body)
+        words = str(loaded.get("message") or loaded.get("error") or body) if isinstance(loaded, dict) else body
+    except ValueError:
+        words = body
+    if limit is None:
+        return words
+    clean = "".join(char if char.isprintable() else " " for char in words[: 2 * limit])
+    return clean[:limit] + ("…" if len(clean) > limit else "")
+
+
+def _series(data: bytes, influxql: str) -> list[dict[str, Any]]:
+    try:
+        result = json.loads(data)["results"][0]
+    except (ValueError, KeyError, IndexError) as error:
+        raise QueryError(f"this is no InfluxQL answer: {_message(_text(data))}") from error
+    if "error" in result:
+        if "measurement not found" in result["error"]:  # openGemini says so before the first point
+            return []
+        raise QueryError(f"{result['error']}: {influxql}")
+    series: list[dict[str, Any]] = result.get("series", [])
+    return series

@@ -1,0 +1,1 @@
+"""The tests of metriclog: a package, so that `tests.servers` can be imported and equal file names do not clash."""

@@ -1,0 +1,144 @@
+"""What tests say to an InfluxDB over HTTP: set up, write, query, buckets, tokens. Uses nothing of metriclog's."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, Request, build_opener
+
+REQUEST_TIMEOUT_S = 30.0
+# A proxy of the surroundings must never stand between a test and a server on loopback.
+_OPENER = build_opener(ProxyHandler({}))
+
+
+class InfluxError(Exception):
+    """An answer other than the expected one; `status` is the HTTP status (200 for an error inside a query's answer)."""
+
+    def __init__(self, request: str, status: int, body: str) -> None:
+        super().__init__(f"{request}: {status} {body[:2000]}")
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True)
+class Server:
+    """The address of an InfluxDB and a token that may do everything there."""
+
+    url: str
+    token: str
+    org: str
+
+    def healthy(self) -> bool:
+        """Whether the server answers and says that it is ready; no answer is no, not an error."""
+        try:
+            return bool(json.loads(self.call("GET", "/health"))["status"] == "pass")
+        except (OSError, HTTPException, InfluxError):
+            return False
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        expect: int = 200,
+    ) -> bytes:
+        """The body of one answer. Raises InfluxError unless its status is the expected one."""
+        query = f"?{urlencode(params)}" if params else ""
+        headers = {"Authorization": f"Token {self.token}"}
+        request = Request(f"{self.url}{path}{query}", data=body, headers=headers, method=method)
+        try:
+            with _OPENER.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
+                status, content = int(answer.status), bytes(answer.read())
+        except HTTPError as error:
+            with error:
+                status, content = error.code, error.read()
+        if status != expect:
+            raise InfluxError(f"{method} {path}", status, content.decode(errors="replace"))
+        return content
+
+    def call_json(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, send: object = None, expect: int = 200
+    ) -> Any:
+        """As `call`, with JSON both ways."""
+        body = None if send is None else json.dumps(send).encode()
+        return json.loads(self.call(method, path, params, body, expect))
+
+    def set_up(self, bucket: str) -> None:
+        """The first steps of a new server: user, organisation, bucket, token. Raises where they have been done."""
+        who = {"username": "metriclog", "password": secrets.token_urlsafe(16)}
+        send = {**who, "org": self.org, "bucket": bucket, "token": self.token}
+        self.call_json("POST", "/api/v2/setup", send=send, expect=201)
+
+
+class Influx:
+    """One bucket on a server, with what a test does to it. All times are ns."""
+
+    def __init__(self, server: Server, bucket: str) -> None:
+        self._server = server
+        self.url = server.url
+        self.token = server.token
+        self.org = server.org
+        self.bucket = bucket
+
+    def write(self, lines: str | bytes) -> None:
+        """Writes line protocol, times in ns. Raises InfluxError unless the server answers 204."""
+        body = lines.encode() if isinstance(lines, str) else lines
+        params = {"org": self.org, "bucket": self.bucket, "precision": "ns"}
+        self._server.call("POST", "/api/v2/write", params, body, expect=204)
+
+    def query(self, influxql: str, *, epoch: str = "ns") -> dict[str, Any]:
+        """The answer of POST /query as it came. Raises InfluxError also for an error inside a 200."""
+        body = urlencode({"q": influxql}).encode()
+        params = {"db": self.bucket, "epoch": epoch}
+        answer: dict[str, Any] = json.loads(self._server.call("POST", "/query", params, body))
+        for result in (answer, *answer.get("results", [])):
+            if "error" in result:
+                raise InfluxError(f"query {influxql}", 200, str(result["error"]))
+        return answer
+
+    def rows(self, influxql: str) -> list[dict[str, Any]]:
+        """The same, flat: one dict a row over all statements and series, tags and columns merged."""
+        results = self.query(influxql)["results"]
+        return [
+            {**series.get("tags", {}), **dict(zip(series["columns"], values, strict=True))}
+            for result in results
+            for series in result.get("series", [])
+            for values in series.get("values", [])
+        ]
+
+    def create_bucket(self, *, retention_s: int = 0) -> None:
+        """Makes the bucket; 0 keeps its points for ever, otherwise at least 3600."""
+        rules = [{"type": "expire", "everySeconds": retention_s}] if retention_s else []
+        send = {"orgID": self._org_id(), "name": self.bucket, "retentionRules": rules}
+        self._server.call_json("POST", "/api/v2/buckets", send=send, expect=201)
+
+    def delete_bucket(self) -> None:
+        """Deletes the bucket and its points; a missing one is fine."""
+        if bucket_id := self._bucket_id():
+            self._server.call("DELETE", f"/api/v2/buckets/{bucket_id}", expect=204)
+
+    def create_token(self, *, read: bool = True, write: bool = True) -> str:
+        """A new token for this bucket alone; `write=False` gives one that may only read."""
+        org_id, bucket_id = self._org_id(), self._bucket_id()
+        actions = [action for action, wanted in (("read", read), ("write", write)) if wanted]
+        resource = {"type": "buckets", "id": bucket_id, "orgID": org_id}
+        permissions = [{"action": action, "resource": resource} for action in actions]
+        send = {"orgID": org_id, "permissions": permissions}
+        made = self._server.call_json("POST", "/api/v2/authorizations", send=send, expect=201)
+        return str(made["token"])
+
+    def _org_id(self) -> str:
+        found = self._server.call_json("GET", "/api/v2/orgs", params={"org": self.org})
+        return str(found["orgs"][0]["id"])
+
+    def _bucket_id(self) -> str | None:
+        params = {"org": self.org, "name": self.bucket}
+        found = self._server.call_json("GET", "/api/v2/buckets", params=params)["buckets"]
+        return str(found[0]["id"]) if found else None

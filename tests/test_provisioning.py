@@ -1,0 +1,198 @@
+"""docker-compose.yml, .env.example and provisioning/: they fit each other, and nothing is open to a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metriclog.grafana import dashboards
+
+ROOT = Path(__file__).resolve().parents[1]
+PROVISIONING = ROOT / "provisioning" / "grafana"
+COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+EXAMPLE_TEXT = (ROOT / ".env.example").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load(COMPOSE_TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DATASOURCE = yaml.safe_load((PROVISIONING / "datasources" / "metriclog.yaml").read_text())["datasources"][0]
+PROVIDER = yaml.safe_load((PROVISIONING / "dashboards" / "metriclog.yaml").read_text())["providers"][0]
+# The line of .env.example that makes secrets, without the comment sign.
+SECRETS_COMMAND = next(line.removeprefix("#").strip() for line in EXAMPLE_TEXT.splitlines() if "umask" in line)
+
+every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """The variables that an .env file sets."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def mounts(service: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """Each mount as (source, target, whether it is read-only)."""
+    parts = [mount.split(":") for mount in service["volumes"]]
+    return [(part[0], part[1], part[2:] == ["ro"]) for part in parts]
+
+
+# --- Nothing is open, nothing is empty ------------------------------------------------------------------------------
+
+
+@every_service
+def test_ports_are_bound_to_loopback(service: dict[str, Any]) -> None:
+    assert service["ports"]
+    for port in service["ports"]:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+
+
+def test_no_secret_is_written_in_the_compose_file() -> None:
+    for service in SERVICES.values():
+        for name, value in service["environment"].items():
+            if re.search(r"PASSWORD|TOKEN", name):
+                assert value.startswith("${"), f"{name} must come from .env"
+
+
+def test_what_must_not_be_empty_is_refused_with_what_to_do() -> None:
+    """With `:?` compose starts nothing; with `?` alone an empty value would pass."""
+    required = re.findall(r"\$\{(\w+):\?([^}]*)\}", COMPOSE_TEXT)
+    assert {name for name, _ in required} == {"METRICLOG_TOKEN", "INFLUXDB_PASSWORD", "GRAFANA_PASSWORD"}
+    assert {message for _, message in required} == {"copy .env.example to .env first"}
+    assert not re.search(r"\$\{\w+\?", COMPOSE_TEXT)
+
+
+def test_who_has_not_signed_in_sees_nothing_unless_that_is_asked_for() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "${GRAFANA_ANONYMOUS:-false}"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_SECURITY_COOKIE_SAMESITE"] == "strict"
+
+
+def test_the_example_sets_every_variable_of_the_compose_file_and_no_other_but_the_address() -> None:
+    asked_for = set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT))
+    assert settings_of(EXAMPLE_TEXT).keys() == asked_for | {"METRICLOG_URL"}
+
+
+def test_the_example_works_as_it_stands() -> None:
+    example = settings_of(EXAMPLE_TEXT)
+    assert example["METRICLOG_URL"] == "http://" + SERVICES["influxdb"]["ports"][0].rpartition(":")[0]
+    for name in ("METRICLOG_TOKEN", "INFLUXDB_PASSWORD", "GRAFANA_PASSWORD"):
+        assert 8 <= len(example[name]) <= 72, "InfluxDB takes passwords of 8 to 72 characters"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell line for POSIX")
+def test_the_line_that_makes_secrets_replaces_each_by_one_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE_TEXT)
+    command = SECRETS_COMMAND.replace("python3", sys.executable)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=60)
+
+    made, example = settings_of((tmp_path / ".env").read_text()), settings_of(EXAMPLE_TEXT)
+    changed = {name for name in example if made[name] != example[name]}
+    assert changed == {name for name, value in example.items() if value.startswith("change-me")}
+    assert len({made[name] for name in changed}) == len(changed) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{48}", made[name]) for name in changed)
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+
+
+# --- The compose file fits the repository ---------------------------------------------------------------------------
+
+
+@every_service
+def test_images_are_pinned_to_an_exact_release(service: dict[str, Any]) -> None:
+    assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+", service["image"])
+
+
+def test_influxdb_is_the_version_that_the_tests_run_against() -> None:
+    pinned = re.search(r"influxdata/influxdb/v2 v(\S+)", (ROOT / "tests" / "servers" / "go.mod").read_text())
+    assert pinned and SERVICES["influxdb"]["image"] == f"influxdb:{pinned[1]}"
+
+
+@every_service
+def test_every_service_says_whether_it_is_healthy(service: dict[str, Any]) -> None:
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert any(part.startswith("http://127.0.0.1:") for part in service["healthcheck"]["test"])
+
+
+def test_grafana_waits_for_influxdb() -> None:
+    assert SERVICES["grafana"]["depends_on"] == {"influxdb": {"condition": "service_healthy"}}
+
+
+@every_service
+def test_mounts_are_named_volumes_or_existing_folders_that_cannot_be_written(service: dict[str, Any]) -> None:
+    for source, _, read_only in mounts(service):
+        if source.startswith("./"):
+            assert (ROOT / source).is_dir() and read_only
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+def test_every_provisioning_folder_is_mounted_where_grafana_looks() -> None:
+    mounted = {(source, target) for source, target, _ in mounts(SERVICES["grafana"])}
+    for folder in PROVISIONING.iterdir():
+        assert (f"./provisioning/grafana/{folder.name}", f"/etc/grafana/provisioning/{folder.name}") in mounted
+
+
+# --- Provisioning fits the compose file and the dashboards ----------------------------------------------------------
+
+
+def test_every_variable_in_provisioning_is_given_to_grafana() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in PROVISIONING.rglob("*.yaml")]
+    code = "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("#"))
+    used = set(re.findall(r"\$(\w+)", code))
+    assert used
+    assert used == {name for name in SERVICES["grafana"]["environment"] if not name.startswith("GF_")}
+
+
+def test_the_data_source_is_the_one_that_the_dashboards_name() -> None:
+    assert (DATASOURCE["uid"], DATASOURCE["name"]) == (dashboards.DATASOURCE_UID, dashboards.DATASOURCE_NAME)
+
+
+def test_the_data_source_speaks_influxql_with_a_token_from_the_environment() -> None:
+    assert (DATASOURCE["type"], DATASOURCE["access"]) == ("influxdb", "proxy")
+    assert (DATASOURCE["jsonData"]["version"], DATASOURCE["jsonData"]["httpMode"]) == ("InfluxQL", "POST")
+    assert DATASOURCE["jsonData"]["httpHeaderName1"] == "Authorization"
+    assert DATASOURCE["secureJsonData"]["httpHeaderValue1"] == "Token $METRICLOG_INFLUX_TOKEN"
+
+
+def test_the_data_source_reads_the_bucket_that_compose_sets_up_at_its_address() -> None:
+    assert DATASOURCE["jsonData"]["dbName"] == SERVICES["influxdb"]["environment"]["DOCKER_INFLUXDB_INIT_BUCKET"]
+    assert SERVICES["grafana"]["environment"]["METRICLOG_INFLUX_URL"] == "http://influxdb:8086"
+
+
+def test_dashboards_are_read_from_where_compose_mounts_them_with_folders_as_folders() -> None:
+    assert PROVIDER["options"] == {"path": "$METRICLOG_DASHBOARDS_DIR", "foldersFromFilesStructure": True}
+    assert not {"folder", "folderUid"} & PROVIDER.keys(), "they do not go with foldersFromFilesStructure"
+    mounted = {target: source for source, target, _ in mounts(SERVICES["grafana"])}
+    assert mounted[SERVICES["grafana"]["environment"]["METRICLOG_DASHBOARDS_DIR"]] == "./dashboards"
+
+
+def test_grafana_opens_with_a_dashboard_that_exists() -> None:
+    home = SERVICES["grafana"]["environment"]["GF_USERS_HOME_PAGE"]
+    assert home in {f"/d/{dashboard.uid}" for dashboard in dashboards.all_dashboards().values()}
+
+
+def compose_is_there() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.skipif(
+    not compose_is_there(), reason="docker compose is not installed: its own check of the file is left out"
+)
+def test_docker_compose_takes_the_file_with_the_example_and_refuses_it_without(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    names = settings_of(EXAMPLE_TEXT)
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    config = ["docker", "compose", "config", "--quiet"]
+
+    without = subprocess.run(config, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert without.returncode != 0 and "copy .env.example to .env first" in without.stderr
+
+    (tmp_path / ".env").write_text(EXAMPLE_TEXT)
+    subprocess.run(config, cwd=tmp_path, env=environment, check=True, timeout=60)

@@ -125,7 +125,11 @@ def table(contenders: dict[str, Call], quick: bool) -> bool:
             ratio = statistics.median(ratios)
             goal = "" if cold else f" (<= {TARGETS[width]})"
             met = met and (cold or ratio <= TARGETS[width])
-            print(f"{width:8} {'cold' if cold else 'hot':5} " + " ".join(f"{c:>24}" for c in cells) + f" {ratio:>11.2f}{goal}")
+            print(
+                f"{width:8} {'cold' if cold else 'hot':5} "
+                + " ".join(f"{c:>24}" for c in cells)
+                + f" {ratio:>11.2f}{goal}"
+            )
     return met
 
 

@@ -49,13 +49,19 @@ def runs(
     from metriclog import reader  # pandas
 
     stored = reader.open_server(_settings()) if server else reader.open_journal(path)
-    table = Table("experiment", "run", "status", "started (UTC)", "steps", "parameters", box=None, header_style="bold")
-    frame = stored.runs(experiment)
-    for row in frame.to_dict("records"):
+    rows = []
+    for row in stored.runs(experiment).to_dict("records"):
         params = ", ".join(f"{key}={_brief(value)}" for key, value in row["params"].items())
         started = row["started"].strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(row["experiment"], row["run"], row["status"], started, str(row["steps"]), params)
-    out.print(table if len(frame) else "no runs here yet; start one with metriclog.init() or: metriclog demo")
+        rows.append((row["experiment"], row["run"], row["status"], started, str(row["steps"]), params))
+    table = Table(box=None, header_style="bold")
+    for index, name in enumerate(("experiment", "run", "status", "started (UTC)", "steps")):
+        width = max(len(text) for text in (name, *(row[index] for row in rows)))
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("parameters", no_wrap=True, overflow="ellipsis")  # the one that gives way on a narrow terminal
+    for cells in rows:
+        table.add_row(*cells)
+    out.print(table if rows else "no runs here yet; start one with metriclog.init() or: metriclog demo")
 
 
 @app.command()

@@ -19,34 +19,60 @@ class Settings(BaseSettings):
     Raises `SettingsError` (through `load`) for a value that cannot work. The token never shows in `repr`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="METRICLOG_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="METRICLOG_", frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
-    url: str | None = Field(None, description="InfluxDB address, for example http://127.0.0.1:8086. None: offline.")
-    token: SecretStr | None = Field(None, description="InfluxDB token with write (and, for reading, read) right.")
-    token_file: Path | None = Field(None, description="File with the token, read again whenever the server says no.")
-    org: str = Field("metriclog", description="InfluxDB organisation.")
-    bucket: str = Field("metriclog", description="InfluxDB bucket.")
-    dir: Path = Field(Path(".metriclog"), description="Where journals live, below the working directory by default.")
-    mode: Mode | None = Field(None, description="online, offline or disabled. None: online if url is set.")
-    grafana_url: str = Field("http://127.0.0.1:3000", description="Where the dashboards are, for the links we print.")
+    url: str | None = Field(
+        default=None, description="InfluxDB address, for example http://127.0.0.1:8086. None: offline."
+    )
+    token: SecretStr | None = Field(
+        default=None, description="InfluxDB token with write (and, for reading, read) right."
+    )
+    token_file: Path | None = Field(
+        default=None, description="File with the token, read again whenever the server says no."
+    )
+    org: str = Field(default="metriclog", description="InfluxDB organisation.")
+    bucket: str = Field(default="metriclog", description="InfluxDB bucket.")
+    dir: Path = Field(
+        default=Path(".metriclog"), description="Where journals live, below the working directory by default."
+    )
+    mode: Mode | None = Field(default=None, description="online, offline or disabled. None: online if url is set.")
+    grafana_url: str = Field(
+        default="http://127.0.0.1:3000", description="Where the dashboards are, for the links we print."
+    )
 
-    verify_tls: bool = Field(True, description="Check the server's certificate.")
-    ca_file: Path | None = Field(None, description="CA bundle for a private certificate authority.")
-    proxy: str | None = Field(None, description="HTTP proxy between this process and the server.")
+    verify_tls: bool = Field(default=True, description="Check the server's certificate.")
+    ca_file: Path | None = Field(default=None, description="CA bundle for a private certificate authority.")
+    proxy: str | None = Field(default=None, description="HTTP proxy between this process and the server.")
 
-    connect_timeout_s: float = Field(2.0, gt=0, description="A host that does not answer a SYN in 2 s is away.")
-    read_timeout_s: float = Field(30.0, gt=0, description="The server's own write timeout is 10 s; wait it out.")
-    flush_interval_s: float = Field(1.0, gt=0, description="How often the shipper looks for new points.")
-    exit_timeout_s: float = Field(5.0, ge=0, description="How long finish() and the end of the process may wait.")
-    heartbeat_s: float = Field(15.0, gt=0, description="Four heartbeats a minute tell a dead run from a slow one.")
+    connect_timeout_s: float = Field(default=2.0, gt=0, description="A host that does not answer a SYN in 2 s is away.")
+    read_timeout_s: float = Field(
+        default=30.0, gt=0, description="The server's own write timeout is 10 s; wait it out."
+    )
+    flush_interval_s: float = Field(default=1.0, gt=0, description="How often the shipper looks for new points.")
+    exit_timeout_s: float = Field(
+        default=5.0, ge=0, description="How long finish() and the end of the process may wait."
+    )
+    heartbeat_s: float = Field(
+        default=15.0, gt=0, description="Four heartbeats a minute tell a dead run from a slow one."
+    )
     batch_max_points: int = Field(
-        20_000, ge=1, le=200_000, description="Posts of 20,000 lines are where InfluxDB 2 tops out; more costs memory."
+        default=20_000,
+        ge=1,
+        le=200_000,
+        description="Posts of 20,000 lines are where InfluxDB 2 tops out; more costs memory.",
     )
     segment_bytes: int = Field(
-        16 << 20, ge=64 << 10, le=1 << 30, description="Size of one preallocated journal segment: the unit of deletion."
+        default=16 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="Size of one preallocated journal segment: the unit of deletion.",
     )
     retain_bytes: int = Field(
-        1 << 30, ge=0, description="Delivered segments kept per process for reading and proof; older ones are deleted."
+        default=1 << 30,
+        ge=0,
+        description="Delivered segments kept per process for reading and proof; older ones are deleted.",
     )
 
     @field_validator("url", "grafana_url")
@@ -86,7 +112,7 @@ class Settings(BaseSettings):
         """Raise `SettingsError` if going online cannot work because url or token is missing."""
         if not self.url:
             raise SettingsError('mode="online" needs a server: set METRICLOG_URL, for example http://127.0.0.1:8086')
-        if self.token is None and self.token_file is None:
+        if not (self.token and self.token.get_secret_value()) and self.token_file is None:
             raise SettingsError("METRICLOG_URL is set but no token: set METRICLOG_TOKEN or METRICLOG_TOKEN_FILE")
 
 

@@ -146,7 +146,7 @@ class Sender:
         control.last_error = str(error)
         if control.clock() - self._warned_s >= WARN_EVERY_S:
             self._warned_s = control.clock()
-            logger.warning("metriclog: points wait in the journal, training goes on: %s", error)
+            logger.warning("metriclog: points wait in the journal; still trying. %s", error)
 
 
 @dataclass(slots=True)

@@ -80,7 +80,7 @@ class Transport:
         except SettingsError as error:
             raise RejectedError(str(error)) from error
         except (HTTPError, OSError) as error:
-            raise TransientError(f"no answer from {self.address}: {_message(str(error))}") from error
+            raise TransientError(f"no answer from {self.address}: {_brief(error)}") from error
         if status != 204:
             kind = (headers or {}).get("Content-Type", "no content type")
             raise RejectedError(f"{self.address} answered {status} ({kind}), not InfluxDB's 204", status=status)
@@ -102,7 +102,7 @@ class Transport:
                 redirect=False,
             )
         except (HTTPError, OSError) as error:
-            raise TransientError(f"no answer from {self.address}: {_message(str(error))}") from error
+            raise TransientError(f"no answer from {self.address}: {_brief(error)}") from error
         if answer.status != 200:
             failure = classify(answer.status, _text(answer.data), answer.headers)
             raise failure if not isinstance(failure, BadRequestError) else QueryError(f"{failure}: {influxql}")
@@ -194,6 +194,11 @@ def _message(body: str, limit: int | None = MAX_ERROR_CHARS) -> str:
         return words
     clean = "".join(char if char.isprintable() else " " for char in words[: 2 * limit])
     return clean[:limit] + ("…" if len(clean) > limit else "")
+
+
+def _brief(error: BaseException) -> str:
+    """What happened, without urllib3's "HTTPConnectionPool(host=…): " in front."""
+    return _message(re.sub(r"^(\w+\(.*?\): )+", "", str(error)))
 
 
 def _series(data: bytes, influxql: str) -> list[dict[str, Any]]:

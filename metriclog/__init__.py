@@ -77,16 +77,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name == "Settings":
-        from metriclog.settings import Settings
+if not TYPE_CHECKING:  # a type checker would take it for a yes to every name
 
-        return Settings
-    if name == "reader":
-        import importlib
+    def __getattr__(name: str) -> object:
+        if name == "Settings":
+            from metriclog.settings import Settings
 
-        return importlib.import_module("metriclog.reader")
-    raise AttributeError(f"module 'metriclog' has no attribute {name!r}")
+            return Settings
+        if name == "reader":
+            import importlib
+
+            return importlib.import_module("metriclog.reader")
+        raise AttributeError(f"module 'metriclog' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

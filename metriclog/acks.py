@@ -28,7 +28,7 @@ def load_ack(directory: Path, target: str) -> Ack:
     try:
         loaded = json.loads((directory / f"ack-{target}.json").read_bytes())
         return Ack(**{name: int(loaded[name]) for name in Ack.__dataclass_fields__})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return Ack()
 
 

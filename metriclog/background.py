@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - influxdb_client needs it and can import it no more at the end
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from metriclog.acks import Ack, load_ack
 from metriclog.directory import process_directories, read_meta
 from metriclog.errors import MetriclogError, ServerError
-from metriclog.journal import Journal, JournalReader, owner_is_alive
-from metriclog.receipts import Delivery
+from metriclog.journal import Journal
+from metriclog.keeper import Opened, recover
+from metriclog.replay import JournalReader, owner_is_alive
+from metriclog.sender import WARN_EVERY_S, Control, Target
 from metriclog.settings import Settings
-from metriclog.shipper import Control, Shipper, Target, shipping_lock
+from metriclog.shipper import Shipper, shipping_lock
+from metriclog.status import save_trouble
 
 logger = logging.getLogger("metriclog")
 
 LEFTOVER_EVERY_S = 30.0
+SAVE_BUFFERED_S = 0.25  # what kill -9 may cost on a network file system
 
 
 class Heart:
-    """Calls `beat` every `every_s` seconds until stopped."""
+    """Beats every `every_s` seconds, and saves the journal: at each beat, after a roll, and often if it is buffered."""
 
-    def __init__(self, beat: Callable[[], None], every_s: float) -> None:
-        self._stop = threading.Event()
-        self._beat, self._every_s = beat, every_s
+    def __init__(self, beat: Callable[[], None], journal: Journal, every_s: float) -> None:
+        self._stop, self._woken = threading.Event(), threading.Event()
+        self._beat, self._journal, self._every_s = beat, journal, every_s
+        self._save_every_s = SAVE_BUFFERED_S if journal.buffered else every_s
+        self._warned_s = -WARN_EVERY_S
+        journal.rolled = self._woken.set
         self._thread = threading.Thread(target=self._loop, name="metriclog-heart", daemon=True)
         self._thread.start()
 
     def _loop(self) -> None:
-        while not self._stop.wait(self._every_s):
+        beat_s = time.monotonic() + self._every_s
+        while not self._stop.is_set():
+            self._woken.wait(min(self._save_every_s, max(0.0, beat_s - time.monotonic())))
+            self._woken.clear()
+            if self._stop.is_set():
+                return
             try:
-                self._beat()
-            except Exception:
-                logger.warning("metriclog: a heartbeat failed", exc_info=True)
+                if time.monotonic() >= beat_s:
+                    beat_s = time.monotonic() + self._every_s
+                    self._beat()
+                self._journal.sync()
+            except Exception as error:  # noqa: BLE001 - the outer loop of a background thread
+                self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if time.monotonic() - self._warned_s >= WARN_EVERY_S:
+            self._warned_s = time.monotonic()
+            logger.warning("metriclog: the journal in %s could not be saved: %s", self._journal.directory, error)
 
     def stop(self) -> None:
         """End the thread; returns at once."""
         self._stop.set()
+        self._woken.set()
 
 
 class Ship:
     """Ships the journal of this process, and between batches what dead processes left in the same directory."""
 
-    def __init__(self, own: Journal, root: Path, target: Target, settings: Settings, delivery: Delivery) -> None:
+    def __init__(self, opened: Opened, root: Path, target: Target, settings: Settings) -> None:
         self.control = Control()
-        self.delivery = delivery
-        self._own, self._root, self._target, self._settings = own, root, target, settings
+        self.delivery = delivery = opened.delivery
+        self._opened, self._own = opened, opened.journal
+        self._root, self._target, self._settings = root, target, settings
         self._shipper: Shipper | None = None
         self._leftovers: list[Path] = []
         self._looked_s = -LEFTOVER_EVERY_S
+        self.control.trouble = self._leave_word
         delivery.wake = lambda: self.control.hurry(1.0)
         self._thread = threading.Thread(target=self._loop, name="metriclog-ship", daemon=True)
         self._thread.start()
@@ -59,6 +85,15 @@ class Ship:
     def ack(self) -> Ack:
         """Counts of the own journal."""
         return self._shipper.ack if self._shipper else Ack()
+
+    @property
+    def acked_time_ns(self) -> int | None:
+        """Time stamp of the newest metric that is delivered, None before the first."""
+        return self._shipper.acked_time_ns if self._shipper else None
+
+    def _leave_word(self, words: str | None) -> None:
+        with contextlib.suppress(OSError):
+            save_trouble(self._own.directory, self._target.target, words)
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """End the thread after the request under way, waiting at most `timeout_s`."""
@@ -88,9 +123,8 @@ class Ship:
                 self._target,
                 self.control,
                 max_points=self._settings.batch_max_points,
-                retain_bytes=self._settings.retain_bytes,
-                until=lambda: self._own.position,
-                delivery=self.delivery,
+                connections=self._settings.connections,
+                own=self._opened,
             )
         return self._shipper.ship_batch() or self._ship_leftover()
 
@@ -146,11 +180,14 @@ def ship_directory(
     with shipping_lock(path, target.target) as mine:
         if not mine:
             return False
-        shipper = Shipper(path, target, control, max_points=settings.batch_max_points)
+        if not owner_is_alive(path):
+            recover(path)
+        most, lanes = settings.batch_max_points, settings.connections
+        shipper = Shipper(path, target, control, max_points=most, connections=lanes)
         try:
-            while shipper.ship_batch():
-                if pause():
-                    return False
+            more = shipper.ship_batch()
+            while more and not pause():
+                more = shipper.ship_batch()
+            return not more
         finally:
             shipper.close()
-    return True

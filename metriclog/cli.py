@@ -1,29 +1,42 @@
-"""The command `metriclog`: demo, runs, sync, status. Arguments in, tables out; the work is done elsewhere."""
+"""The command `metriclog`. Arguments in, tables or JSON out; the work is done elsewhere."""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metriclog.acks import load_ack
+from metriclog import quarantine
+from metriclog.acks import load_ack, save_ack
 from metriclog.background import is_pending, ship_directory
-from metriclog.directory import process_directories, read_meta
-from metriclog.errors import MetriclogError, ServerError
-from metriclog.journal import owner_is_alive
+from metriclog.directory import process_directories
+from metriclog.errors import JournalError, MetriclogError, ServerError, UsageError
+from metriclog.sender import Control, Sender
 from metriclog.settings import Settings
-from metriclog.shipper import Control
+from metriclog.shipper import shipping_lock
+from metriclog.status import State, collect, count_pending
 from metriclog.transport import Transport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console()
+plain = Console(markup=False, emoji=False, highlight=False)  # names and servers' words may hold [brackets] and :colons:
 
 Url = Annotated[str | None, typer.Option(help="InfluxDB address; else METRICLOG_URL. The token is METRICLOG_TOKEN.")]
 Dir = Annotated[Path | None, typer.Argument(help="Journal directory; else METRICLOG_DIR.", show_default=False)]
+Dirs = Annotated[list[Path] | None, typer.Argument(help="Journal directories; else METRICLOG_DIR.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+At = Annotated[Path | None, typer.Option("--dir", help="Journal directory; else METRICLOG_DIR.", show_default=False)]
 
 
 @app.command()
@@ -54,76 +67,245 @@ def runs(
         params = ", ".join(f"{key}={_brief(value)}" for key, value in row["params"].items())
         started = row["started"].strftime("%Y-%m-%d %H:%M:%S")
         rows.append((row["experiment"], row["run"], row["status"], started, str(row["steps"]), params))
-    table = Table(box=None, header_style="bold")
-    for index, name in enumerate(("experiment", "run", "status", "started (UTC)", "steps")):
-        width = max(len(text) for text in (name, *(row[index] for row in rows)))
-        table.add_column(name, no_wrap=True, min_width=width)
-    table.add_column("parameters", no_wrap=True, overflow="ellipsis")  # the one that gives way on a narrow terminal
-    for cells in rows:
-        table.add_row(*cells)
-    out.print(table if rows else "no runs here yet; start one with metriclog.init() or: metriclog demo")
+    _table(
+        ("experiment", "run", "status", "started (UTC)", "steps", "parameters"),
+        rows,
+        "no runs here yet; start one with metriclog.init() or: metriclog demo",
+    )
 
 
 @app.command()
 def sync(
-    path: Dir = None,
+    paths: Dirs = None,
     url: Url = None,
-    give_up_after_s: Annotated[float, typer.Option(help="Stop after so many seconds without a yes.")] = 30.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on for ever, also on live runs.")] = False,
+    give_up_after_s: Annotated[float, typer.Option(help="Without --watch: stop after so long without a yes.")] = 30.0,
 ) -> None:
-    """Ship what is left in a journal directory. Safe to run anywhere, twice, beside live runs."""
-    settings = _settings(url=url, dir=path)
+    """Ship what is left in journal directories. Safe twice, and beside live runs; exit code 1 if something is left."""
+    settings = _settings(url=url)
     settings.check_online()
+    roots = paths or [settings.dir]
+    for root in roots:
+        if not root.is_dir():
+            raise UsageError(f"{root} is no directory; give the directory that METRICLOG_DIR named for the run")
     target = Transport(settings)
-    control = Control(give_up_after_s=give_up_after_s)
-    before = _delivered(settings.dir, target.target)
-    failed: str | None = None
-    try:
-        for folder in process_directories(settings.dir):
-            if is_pending(folder, target.target) and not ship_directory(folder, target, control, settings):
-                out.print(f"{folder.parent.name}: its own process is shipping it")
-    except ServerError as error:
-        failed = str(error)
-    after = _delivered(settings.dir, target.target)
-    out.print(f"delivered {after[0] - before[0]} points to {target.address}, quarantined {after[1] - before[1]}")
-    if failed or any(is_pending(folder, target.target) for folder in process_directories(settings.dir)):
-        out.print(f"[red]not everything is delivered[/red]; it stays in {settings.dir}. {failed or ''}".strip())
+    control = Control(give_up_after_s=None if watch else give_up_after_s)
+    before = _totals(roots, target.target)
+    left = _ship_all(roots, target, control, settings)
+    while watch:
+        time.sleep(settings.flush_interval_s)
+        left = _ship_all(roots, target, control, settings)
+    after = _totals(roots, target.target)
+    counts = f"delivered {after[0] - before[0]} points to {target.address}, quarantined {after[1] - before[1]}"
+    plain.print(counts, soft_wrap=True)
+    if left:
+        where = ", ".join(map(str, roots))
+        plain.print(f"not everything is delivered; it stays in {where}. {'. '.join(left)}", soft_wrap=True)
         raise typer.Exit(1)
 
 
 @app.command()
-def status(path: Dir = None, url: Url = None) -> None:
-    """Say per process directory what is delivered, pending or in quarantine, for the configured server."""
+def status(path: Dir = None, url: Url = None, as_json: Json = False) -> None:
+    """Say per process what is delivered, pending since when and why, quarantined and where."""
     settings = _settings(url=url, dir=path)
-    target = Transport(settings).target
-    table = Table("run", "process", "alive", "delivered", "quarantined", "state", box=None, header_style="bold")
-    for folder in process_directories(settings.dir):
-        meta = read_meta(folder) or {}
-        ack = load_ack(folder, target)
-        state = "pending" if is_pending(folder, target) else "all delivered"
-        state = state if settings.url else "kept (no server configured)"
-        alive = "yes" if owner_is_alive(folder) else "no"
-        process = f"{meta.get('host', '?')}:{meta.get('pid', '?')}"
-        table.add_row(folder.parent.name, process, alive, str(ack.delivered), str(ack.quarantined), state)
-    out.print(table if table.row_count else f"no journals in {settings.dir}")
+    states = collect(settings.dir, Transport(settings).target)
+    if as_json:
+        _print_json([asdict(state) for state in states])
+        return
+    rows = [_status_row(state, settings) for state in states]
+    heads = ("run", "process", "alive", "accepted", "delivered", "pending", "quarantined", "dropped", "why")
+    _table(heads, rows, f"no journals in {settings.dir}")
+    for state in states:
+        if state.quarantine_file:
+            plain.print(f"quarantine of {state.run}: {state.quarantine_file}", soft_wrap=True)
+        if state.journal_io == "buffered":
+            plain.print(f"{state.run}: network file system, buffered: kill -9 may cost the last 0.25 s", soft_wrap=True)
+
+
+@app.command()
+def verify(run: str, path: At = None, url: Url = None, as_json: Json = False) -> None:
+    """Prove it: compare journal and server point by point. Exit code 1 if a point is not accounted for."""
+    from metriclog.verify import verify as compare
+
+    settings = _settings(url=url, dir=path)
+    settings.check_online()
+    verdict = compare(settings.dir, run, Transport(settings))
+    if as_json:
+        _print_json({**asdict(verdict), "holds": verdict.holds})
+    else:
+        names = ("accepted", "delivered", "pending", "quarantined", "dropped")
+        trouble = ("missing", "altered", "unknown", "damaged")
+        counted = [name for name in (*names, *trouble) if name in names or getattr(verdict, name)]
+        _table(counted, [[f"{getattr(verdict, name):,}" for name in counted]], "")
+        for difference in verdict.differences:
+            plain.print(f"  {difference}", soft_wrap=True)
+        words, style = ("every point is accounted for", "green") if verdict.holds else ("the counts do not hold", "red")
+        plain.print(words, style=style)
+    raise typer.Exit(0 if verdict.holds else 1)
+
+
+@app.command("quarantine")
+def quarantine_command(
+    action: Annotated[str, typer.Argument(help="show, requeue (send again now) or drop (give up, counted).")],
+    path: At = None,
+    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show points that the server refused for good, send them again, or give them up."""
+    settings = _settings(url=url, dir=path)
+    target = Transport(settings)
+    folders = process_directories(settings.dir, run)
+    actions: dict[str, Callable[[Path, Transport], int]] = {"requeue": _requeue, "drop": _drop}
+    if action == "show":
+        _show_quarantine(folders, target.target, as_json)
+    elif action in actions:
+        if action == "requeue":
+            settings.check_online()
+        done = sum(actions[action](folder, target) for folder in folders)
+        plain.print(f"{'delivered' if action == 'requeue' else 'gave up'} {done} points")
+    else:
+        raise UsageError(f"quarantine {action}: use show, requeue or drop")
+
+
+def _show_quarantine(folders: Sequence[Path], target: str, as_json: bool) -> None:
+    found = [(folder, refused) for folder in folders for refused in quarantine.load(folder, target)]
+    if as_json:
+        _print_json([{"directory": str(folder), **asdict(refused)} for folder, refused in found])
+        return
+    for folder, refused in found:
+        plain.print(f"{folder}\n  {refused.line}\n  {refused.reason}", soft_wrap=True)
+    plain.print(f"{len(found)} points in quarantine")
+
+
+def _requeue(folder: Path, target: Transport) -> int:
+    waiting = quarantine.load(folder, target.target)
+    with shipping_lock(folder, target.target) as mine:
+        if not waiting or not mine:
+            return 0
+        sender = Sender(target, Control(give_up_after_s=30.0))
+        reasons = dict(sender.deliver([f"{refused.line}\n".encode() for refused in waiting]))
+        kept = [
+            quarantine.Refused(one.line, reasons[line], one.position)
+            for one in waiting
+            if (line := f"{one.line}\n".encode()) in reasons
+        ]
+        done = len(waiting) - len(kept)
+        quarantine.replace(folder, target.target, kept)
+        ack = load_ack(folder, target.target)
+        save_ack(folder, target.target, ack.moved(ack.position, delivered=done, quarantined=-done))
+        return done
+
+
+def _drop(folder: Path, target: Transport) -> int:
+    waiting = quarantine.load(folder, target.target)
+    with shipping_lock(folder, target.target) as mine:
+        if not waiting or not mine:
+            return 0
+        quarantine.add(folder, target.target, waiting, kind="dropped")
+        quarantine.replace(folder, target.target, [])
+        ack = load_ack(folder, target.target)
+        save_ack(folder, target.target, ack.moved(ack.position, quarantined=-len(waiting)))
+        return len(waiting)
+
+
+def _ship_all(roots: Sequence[Path], target: Transport, control: Control, settings: Settings) -> list[str]:
+    """Ship every directory that has something pending; what is left, and why, in words."""
+    left: list[str] = []
+    folders = []
+    for folder in (folder for root in roots for folder in process_directories(root)):
+        try:
+            folders += [folder] if is_pending(folder, target.target) else []
+        except (JournalError, OSError) as error:
+            left.append(f"{folder}: {error}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True, disable=not folders or not out.is_terminal) as progress:
+        for folder in folders:
+            total = count_pending(folder, target.target)
+            task = progress.add_task(folder.parent.name, total=total)
+            try:
+                left += _ship_one(folder, target, control, settings, partial(progress.advance, task))
+            except ServerError as error:
+                return [*left, str(error)]
+    return left
+
+
+def _find_pending(roots: Sequence[Path], target: str) -> tuple[list[Path], list[str]]:
+    """Directories with something to ship, and what is wrong with those that cannot be read."""
+    folders, unreadable = [], []
+    for folder in (folder for root in roots for folder in process_directories(root)):
+        try:
+            folders += [folder] if is_pending(folder, target) else []
+        except (JournalError, OSError) as error:
+            unreadable.append(f"{folder}: {error}")
+    return folders, unreadable
+
+
+def _ship_one(
+    folder: Path, target: Transport, control: Control, settings: Settings, advance: Callable[[int], None]
+) -> list[str]:
+    done = [load_ack(folder, target.target)]
+
+    def look() -> bool:
+        done.append(load_ack(folder, target.target))
+        advance(done[-1].delivered + done[-1].quarantined - done[-2].delivered - done[-2].quarantined)
+        return False
+
+    try:
+        shipped = ship_directory(folder, target, control, settings, pause=look)
+    except (JournalError, OSError) as error:
+        return [f"{folder}: {error}"]
+    if not shipped:
+        return [f"{folder.parent.name}: another process is shipping it"]
+    return []
+
+
+def _status_row(state: State, settings: Settings) -> tuple[str, ...]:
+    why = ""
+    if state.pending:
+        since = datetime.fromtimestamp((state.pending_since_ns or 0) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        reason = state.trouble or ("not shipped yet" if settings.url else "no server configured")
+        why = f"since {since}: {reason}"
+    counts = (state.accepted, state.delivered, state.pending, state.quarantined, state.dropped)
+    alive = "yes" if state.alive else "no"
+    return (state.run, f"{state.host}:{state.pid}", alive, *(f"{count:,}" for count in counts), why)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    """Print a table whose last column gives way on a narrow terminal."""
+    table = Table(box=None, header_style="bold")
+    for index, name in enumerate(heads):
+        last = index == len(heads) - 1 and index > 0
+        width = None if last else max(len(text) for text in (name, *(row[index] for row in rows)))
+        table.add_column(name, no_wrap=True, min_width=width, overflow="ellipsis" if last else "fold")
+    for cells in rows:
+        table.add_row(*cells)
+    plain.print(table if rows else empty)
 
 
 def _brief(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
 def _settings(**given: Any) -> Settings:
     return Settings.load(**{key: value for key, value in given.items() if value is not None})
 
 
-def _delivered(root: Path, target: str) -> tuple[int, int]:
-    acks = [load_ack(folder, target) for folder in process_directories(root)]
+def _totals(roots: Sequence[Path], target: str) -> tuple[int, int]:
+    acks = [load_ack(folder, target) for root in roots for folder in process_directories(root)]
     return sum(ack.delivered for ack in acks), sum(ack.quarantined for ack in acks)
 
 
 def main() -> None:
-    """Run the command; our own errors end it with one line and exit code 1."""
+    """Run the command; our own errors end it with one line and exit code 1, Ctrl-C with 130."""
     try:
         app()
     except MetriclogError as error:
-        Console(stderr=True).print(f"[red]metriclog:[/red] {error}", highlight=False)
+        Console(stderr=True, markup=False, emoji=False, highlight=False).print(f"metriclog: {error}", soft_wrap=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

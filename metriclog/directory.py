@@ -20,9 +20,9 @@ from metriclog.errors import (
     RunNotFoundError,
     UsageError,
 )
-from metriclog.journal import owner_is_alive
 from metriclog.points import RUN_ID
-from metriclog.segments import META, Entry, SegmentReader, Text, Values
+from metriclog.replay import owner_is_alive
+from metriclog.segments import META, SegmentReader, Text, Values
 
 Resume = Literal["never", "allow", "must"]
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
@@ -46,7 +46,7 @@ def make_run_id(name: str | None, experiment: str, model: str | None, params: Ma
     base = name or model or experiment
     rate = next((params[key] for key in ("lr", "learning_rate") if params and key in params), None)
     if name is None and isinstance(rate, (int, float)):
-        base = f"{base}-lr{rate:g}"
+        base = f"{base}-lr{rate:g}".replace("+", "")
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")[:80] or "run"
     return f"{base}-{''.join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(_ID_RANDOM_CHARS))}"
 
@@ -101,17 +101,18 @@ def process_directories(root: Path, run_id: str | None = None) -> list[Path]:
 def read_meta(directory: Path) -> dict[str, Any] | None:
     """Who writes this directory (its META record), with `path`; None if no segment can say."""
     for number in segments.segment_numbers(directory):
-        with contextlib.suppress(OSError, ValueError):
-            first = _first_entry(directory / segments.segment_name(number))
-            if isinstance(first, Text) and first.kind == META:
-                return {**first.json(), "path": directory}
+        with contextlib.suppress(OSError, ValueError, JournalError):
+            meta = _segment_meta(directory / segments.segment_name(number))
+            if meta is not None:
+                return {**meta.json(), "path": directory}
     return None
 
 
-def _first_entry(path: Path) -> Entry | None:
+def _segment_meta(path: Path) -> Text | None:
     reader = SegmentReader(path)
     try:
-        return next(reader.read(reader.size(), 1, settled=True), None)
+        entries = reader.read(reader.size(), 1, settled=True)  # up to the first point
+        return next((entry for entry in entries if isinstance(entry, Text) and entry.kind == META), None)
     finally:
         reader.close()
 
@@ -145,7 +146,8 @@ def _check(earlier: list[dict[str, Any]], run_id: str, experiment: str, rank: in
 
 def _take(run_dir: Path, run_id: str, rank: int | None, earlier: list[dict[str, Any]]) -> Claim:
     same = [meta for meta in earlier if meta["rank"] == rank and not meta.get("child")]
-    steps = [step for meta in same[-1:] if (step := last_step(meta["path"])) is not None]
+    steps = (last_step(meta["path"]) for meta in reversed(same))  # an attempt may have logged nothing
+    newest = next((step for step in steps if step is not None), -1)
     path, number = _next_directory(run_dir)
     return Claim(
         path=path,
@@ -153,7 +155,7 @@ def _take(run_dir: Path, run_id: str, rank: int | None, earlier: list[dict[str, 
         slot=number,
         attempt=len(same) + 1,
         started_ns=min((meta["started_ns"] for meta in earlier), default=None),
-        next_step=steps[0] + 1 if steps else 0,
+        next_step=newest + 1,
     )
 
 
@@ -162,7 +164,11 @@ def _next_directory(run_dir: Path) -> tuple[Path, int]:
     taken = [int(path.name[:4]) for path in run_dir.glob("[0-9][0-9][0-9][0-9]-*")]
     for number in range(max(taken, default=0) + 1, 10_000):
         path = run_dir / f"{number:04d}-{host}"
-        with contextlib.suppress(FileExistsError):
+        try:
             path.mkdir(mode=0o700)
             return path, number
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise JournalError(f"cannot make {path}: {error.strerror}") from error
     raise JournalError(f"{run_dir} has 9,999 process directories; start a new run")

@@ -103,6 +103,9 @@ class QuarantinedError(DeliveryError):
         super().__init__(f"the server can never take this point as it is: {reason}. It is kept in the quarantine file")
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[QuarantinedError], tuple[str]]:
+        return type(self), (self.reason,)  # a worker process hands its errors on by pickle
+
 
 class ServerError(MetriclogError):
     """What a server answered. `status` is the HTTP status, or None if there was no answer."""

@@ -64,6 +64,18 @@ class Identity:
         }
         return encode_line("runs", (("experiment", self.experiment), ("run", self.run_id)), fields, now_ns)
 
+    def delivery_line(self, now_ns: int, stats: Mapping[str, Any]) -> str:
+        """How delivery goes in this process, as a point of `delivery`; with the rank where there are ranks."""
+        fields: dict[str, Field] = {
+            "pending_points": stats["pending"],
+            "pending_bytes": stats["pending_bytes"],
+            **{name: stats[name] for name in ("delivered", "retried", "quarantined", "dropped")},
+            "lag_s": float(stats["lag_s"]),
+        }
+        rank = {} if self.rank is None else {"rank": str(self.rank)}
+        tags = {"experiment": self.experiment, "run": self.run_id, "host": os.uname().nodename, **rank}
+        return encode_line("delivery", tags.items(), fields, now_ns)
+
     def event_line(self, now_ns: int, kind: str, texts: Mapping[str, str], step: int) -> str:
         """A point of `events`; `texts` holds title, text and level.
 

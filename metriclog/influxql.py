@@ -166,3 +166,35 @@ CURVES_BY_RUN: Final = (
     'GROUP BY "run"'
 )
 """The curves of one metric, run after run: columns run, x, value. One row a finite point of rank 0."""
+
+# --- What the proof asks --------------------------------------------------------------------------------------------
+
+FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "metrics": ("value", "step", "elapsed", "nonfinite"),
+    "params": ("number", "text"),
+    "events": ("title", "text", "level", "step", "elapsed", "count", "value"),
+    "runs": (*_RUN_FIELDS, "resolution"),
+    "delivery": ("pending_points", "pending_bytes", "delivered", "retried", "quarantined", "dropped", "lag_s"),
+}
+"""Every field of each measurement, in the order that `points_of_series` selects them."""
+
+
+def series_of_run(measurement: str, run: str) -> str:
+    """The series a run has in a measurement, each with one row. `step`, `count`, …: one field that every point has."""
+    field = {"metrics": "step", "params": "*", "events": "step", "runs": "running", "delivery": "delivered"}[
+        measurement
+    ]
+    counted = "*" if field == "*" else quote_identifier(field)
+    return f"SELECT count({counted}) FROM {quote_identifier(measurement)}{_where(run=run)} GROUP BY *"
+
+
+def points_of_series(measurement: str, tags: Mapping[str, str], since_ns: int | None, until_ns: int | None) -> str:
+    """Every field of every point of one series in [since_ns, until_ns), in the order of time.
+
+    Tags that the series does not have are not excluded: the answer may hold more series.
+    """
+    names = ", ".join(map(quote_identifier, FIELDS[measurement]))
+    since = "" if since_ns is None else f" AND time >= {since_ns:d}"
+    until = "" if until_ns is None else f" AND time < {until_ns:d}"
+    where = f"{_where(**tags)}{since}{until}"
+    return f"SELECT {names} FROM {quote_identifier(measurement)}{where} GROUP BY * ORDER BY time ASC"

@@ -12,45 +12,48 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
-import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 from metriclog import segments
+from metriclog.backing import Backing, Buffered, Mapped
 from metriclog.errors import JournalError, JournalFullError
-from metriclog.segments import FIRST_SHAPE, HEADER, RECORD, Entry, SegmentReader
+from metriclog.segments import (
+    FIRST_SHAPE,
+    HEADER,
+    RECORD,
+    STALE,
+    WriterShape,
+    position_of,
+    split_position,
+)
 
-OFFSET_BITS = 40
 SLOTS = 64  # the last 6 bits of a time stamp name the writing process, so that two never share a nanosecond
 RETRY_FULL_S = 1.0  # after a full disk: how long to refuse at once before trying again
-_STALE = 1 << 62
+SPARE = "next.spare"  # the segment to come, laid by in the background
 
 
-def position_of(number: int, offset: int) -> int:
-    """The position of a byte in a segment."""
-    return number << OFFSET_BITS | offset
+class Room(Protocol):
+    """Decides what may be given up when the journal grows beyond its bounds."""
+
+    def choose(self, current: int, size_bytes: int) -> Sequence[Doomed]:
+        """Set aside what must go for a segment of `size_bytes`; raises `JournalFullError` if nothing may go."""
 
 
-def split_position(position: int) -> tuple[int, int]:
-    """(segment number, offset)."""
-    return position >> OFFSET_BITS, position & (1 << OFFSET_BITS) - 1
+class Doomed(Protocol):
+    """A segment that goes, renamed to `.gone`: points delivered before, and points that never will be."""
 
-
-class WriterShape:
-    """A shape declared in the segment being written. `total` is huge once that segment is full."""
-
-    __slots__ = ("count", "id", "key", "metrics", "pack", "size", "tags", "total")
-
-    def __init__(self, number: int, key: Any, metrics: tuple[str, ...], tags: tuple[tuple[str, str], ...]) -> None:
-        layout = struct.Struct(f"<IIqq{len(metrics)}d")
-        self.id, self.key, self.metrics, self.tags, self.count = number, key, metrics, tags, len(metrics)
-        self.pack, self.size, self.total = layout.pack, layout.size, RECORD.size + layout.size
+    @property
+    def number(self) -> int: ...
+    @property
+    def gone(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
 
 
 class Journal:
@@ -60,17 +63,33 @@ class Journal:
     """
 
     def __init__(
-        self, directory: Path, meta: dict[str, Any], *, segment_bytes: int, slot: int = 0, clock: Callable[[], int]
+        self,
+        directory: Path,
+        meta: dict[str, Any],
+        *,
+        segment_bytes: int,
+        slot: int = 0,
+        clock: Callable[[], int],
+        buffered: bool = False,
+        room: Room | None = None,
     ) -> None:
         self.directory = directory
+        self.buffered = buffered
+        self.rolled: Callable[[], None] = lambda: None  # called after a roll: there is something to save
         self.shapes: dict[Any, WriterShape] = {}
         self.meta = meta
         self.points = 0
         self.dropped = 0
         self._dropped_unsaid = 0
         self._segment_bytes, self._slot, self._clock = segment_bytes, slot % SLOTS, clock
+        self._room = room
         self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
+        self._save_lock = threading.Lock()
+        self._current: Backing | None = None
+        self._map: Any = None  # the current segment's bytes
+        self._full: list[tuple[int, Backing, int]] = []  # segments written to the end, still to be saved and closed
+        self._spare: Backing | None = None
+        self._points_before = self._saved = 0
         self._lock_fd = -1
         self._number = self._end = self._limit = self._base = 0
         self._last_ns = 0
@@ -88,7 +107,10 @@ class Journal:
                 fcntl.flock(journal._lock_fd, fcntl.LOCK_EX)
             with journal._lock:
                 journal._roll(0)
-        except OSError as error:
+        except (OSError, JournalError) as error:
+            journal.abandon()
+            if isinstance(error, JournalError):
+                raise
             raise JournalError(f"cannot write a journal in {directory}: {error.strerror}") from error
         return journal
 
@@ -96,6 +118,16 @@ class Journal:
     def position(self) -> int:
         """End of the last record."""
         return self._base + self._end
+
+    @property
+    def readable(self) -> int:
+        """How far a reader of the files can read: `position`, or where the last save ended if buffered."""
+        return self._saved if self.buffered else self.position
+
+    def bytes_after(self, position: int) -> int:
+        """About how many bytes of records come after a position."""
+        number, offset = split_position(max(position, position_of(1, HEADER.size)))
+        return (self._number - number) * self._segment_bytes + self._end - offset
 
     def now_ns(self) -> int:
         """The next time stamp of this process: wall clock, strictly increasing, in this process' slot."""
@@ -113,15 +145,15 @@ class Journal:
             now = self._clock() & -SLOTS | self._slot
             if now <= self._last_ns:
                 now = self._clock_back(now)
-            payload = shape.pack(shape.id, 1, now if time_ns is None else time_ns, step, *values)
+            payload = shape.pack(shape.id, shape.count, now if time_ns is None else time_ns, step, *values)
             self._last_ns = now
             end = self._end
             stop = end + shape.total
             if stop > self._limit:
                 shape, payload, end, stop = self._make_room(shape, payload)
             view = self._map
-            view[end + 8 : stop] = payload  # type: ignore[index]
-            RECORD.pack_into(view, end, shape.size, crc32(payload))  # type: ignore[arg-type]
+            view[end + 8 : stop] = payload
+            RECORD.pack_into(view, end, shape.size, crc32(payload))
             self._end = stop
             self.points += shape.count
             return self._base + stop
@@ -145,37 +177,68 @@ class Journal:
             self._dropped_unsaid += points
 
     def sync(self) -> None:
-        """Write the dirty pages to disk: what a power cut may cost is what came after."""
-        with self._lock:
-            if self._map is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    self._map.flush()
+        """Save full segments and what is new in the current one, and lay a spare segment by; for background threads.
+
+        Against a power cut; on a network file system also against kill -9. `OSError` passes through: call again.
+        """
+        with self._save_lock:
+            self._save_full()
+            with self._lock:
+                backing, number, end = self._current, self._number, self._end
+            if backing is not None:
+                backing.save(end)
+                self._saved = position_of(number, end)
+            if self._spare is None and not self._closed and not self.buffered:
+                with contextlib.suppress(OSError):
+                    self._spare = Mapped(self.directory / SPARE, self._segment_bytes)
 
     def close(self) -> None:
         """Seal the segment, cut it to its length, let go of the directory. Appending afterwards raises."""
-        with self._lock:
-            if not self._closed:
+        with self._save_lock:
+            with self._lock:
+                if self._closed:
+                    return
                 self._seal()
                 self._closed = True
-                self._release()
+                self._map = self._current = None
+                self._limit = 0
+                self.shapes.clear()
+            with contextlib.suppress(OSError):
+                self._save_full()
+            self._let_go()
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's journal without touching its bytes."""
-        self._lock = threading.Lock()
+        self._lock, self._save_lock = threading.Lock(), threading.Lock()
         self._closed = True
-        self._release()
-
-    # -- below: with the lock held ------------------------------------------------------------------------------
-
-    def _release(self) -> None:
         self._limit = 0
         self.shapes.clear()
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        for backing in (self._current, self._spare, *(backing for _, backing, _ in self._full)):
+            if backing is not None:
+                backing.forget()
+        self._map = self._current = self._spare = None
+        self._full.clear()
+        self._let_go()
+
+    def _save_full(self) -> None:
+        """Save and close the full segments, oldest first. With the save lock held."""
+        while self._full:
+            number, backing, end = self._full[0]
+            backing.close(end)
+            self._saved = position_of(number, end)
+            with self._lock:
+                self._full.pop(0)
+
+    def _let_go(self) -> None:
+        if self._spare is not None:
+            self._spare.forget()
+            self._spare.path.unlink(missing_ok=True)
+            self._spare = None
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    # -- below: with the lock held ------------------------------------------------------------------------------
 
     def _clock_back(self, raw_ns: int) -> int:
         """A time stamp after the last one although the clock is not: run at half speed until it has caught up.
@@ -189,13 +252,14 @@ class Journal:
         return slowed_ns
 
     def _make_room(self, shape: WriterShape, payload: bytes) -> tuple[WriterShape, bytes, int, int]:
-        if shape.total != _STALE or self._map is None:
-            self._roll(RECORD.size + shape.size)
-        shape = self.shapes.get(shape.key) or self._declare(shape.key, shape.metrics, shape.tags)
-        if self._end + shape.total > self._limit:
-            self._roll(shape.total)
-            shape = self._declare(shape.key, shape.metrics, shape.tags)
-        payload = segments.KIND.pack(shape.id, 1) + payload[segments.KIND.size :]
+        declared = None
+        if shape.total == STALE and self._map is not None:
+            declared = self.shapes.get(shape.key) or self._declare(shape.key, shape.metrics, shape.tags)
+        if declared is None or self._end + declared.total > self._limit:
+            self._roll(RECORD.size + shape.size + 2 * segments.padded(segments.KIND.size + len(shape.declaration())))
+            declared = self._declare(shape.key, shape.metrics, shape.tags)
+        shape = declared
+        payload = segments.KIND.pack(shape.id, shape.count) + payload[segments.KIND.size :]
         return shape, payload, self._end, self._end + shape.total
 
     def _append(self, kind: int, points: int, body: bytes) -> int:
@@ -211,7 +275,7 @@ class Journal:
 
     def _declare(self, key: Any, metrics: tuple[str, ...], tags: tuple[tuple[str, str], ...]) -> WriterShape:
         shape = WriterShape(FIRST_SHAPE + len(self.shapes), key, metrics, tags)
-        body = segments.dump_json({"id": shape.id, "metrics": metrics, "tags": tags})
+        body = shape.declaration()
         number = self._number
         for _ in range(2):  # twice: every values record hangs on it
             self._append(segments.SHAPE, 0, body)
@@ -221,19 +285,13 @@ class Journal:
         return shape
 
     def _seal(self) -> None:
-        if self._map is None:
+        """End the current segment; it is saved and closed by a background thread, or by `close`."""
+        if self._current is None:
             return
-        room = self._map.size() - self._end
-        counts = segments.dump_json({"points": self.points, "dropped": self.dropped})
-        payload = segments.pack_payload(segments.SEAL, 0, counts)
-        if room >= segments.padded(len(payload)):
-            self._limit = self._map.size()
-            self._append(segments.SEAL, 0, counts)
-        self._map.flush()
-        self._map.close()
-        self._map = None
-        with contextlib.suppress(OSError):
-            os.truncate(self.directory / segments.segment_name(self._number), self._end)
+        self._limit = self._current.size
+        self._append(segments.SEAL, 0, segments.dump_json({"points": self.points - self._points_before}))
+        self._points_before = self.points
+        self._full.append((self._number, self._current, self._end))
 
     def _roll(self, size: int) -> None:
         """Seal the segment and open the next one, large enough for a record of `size` bytes."""
@@ -242,124 +300,53 @@ class Journal:
         if time.monotonic() < self._retry_at_s:
             raise JournalFullError(f"no room in {self.directory}")
         meta = segments.dump_json(self.meta)
-        total = max(self._segment_bytes, HEADER.size + 4 * size + len(meta) + 4096)
+        total = max(self._segment_bytes, HEADER.size + 4 * size + 2 * len(meta) + 4096)
         try:
-            fresh = _allocate(self.directory / segments.segment_name(self._number + 1), total)
-        except OSError as error:
+            doomed = self._room.choose(self._number, total) if self._room and self._number else []
+            fresh = self._fresh(total)
+        except (OSError, JournalFullError) as error:
             self._limit = 0
             self._retry_at_s = time.monotonic() + RETRY_FULL_S
-            raise JournalFullError(f"cannot make a journal segment in {self.directory}: {error.strerror}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise JournalFullError(f"cannot make a journal segment in {self.directory}: {why}") from error
         self._seal()
         for shape in self.shapes.values():
-            shape.total = _STALE
+            shape.total = STALE
         self.shapes.clear()
         self._number += 1
-        self._map, self._base, self._end = fresh, position_of(self._number, 0), HEADER.size
-        self._limit = total - 256  # room for the seal
-        fresh[: HEADER.size] = HEADER.pack(segments.MAGIC, segments.VERSION, HEADER.size, self._number, self._clock())
-        self._append(segments.META, 0, meta)
-        if self._dropped_unsaid:
-            self._append(segments.LOSS, 0, segments.dump_json({"dropped": self._dropped_unsaid}))
-            self._dropped_unsaid = 0
+        header = segments.pack_header(self._number, self._clock())
+        self._current, self._map = fresh, fresh.view
+        self._map[: HEADER.size] = header
+        self._end = HEADER.size  # before the base: a reader of `position` may see an old one, never one too far
+        self._base = position_of(self._number, 0)
+        self._limit = fresh.size - 256  # room for the seal
+        for _ in range(2):  # twice: without it nobody knows whose the points are
+            self._append(segments.META, 0, meta)
+        self._say_lost(doomed)
+        self.rolled()
 
+    def _fresh(self, size: int) -> Backing:
+        path = self.directory / segments.segment_name(self._number + 1)
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.size >= size:
+            spare.path.rename(path)
+            spare.path = path
+            return spare
+        if spare is not None:
+            spare.forget()
+            spare.path.unlink(missing_ok=True)
+        return Buffered(path, size) if self.buffered else Mapped(path, size)
 
-def _allocate(path: Path, size: int) -> mmap.mmap:
-    """A new file of zeros, its blocks reserved, so that a full disk is an OSError here and no SIGBUS later."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, size)
-        else:  # macOS
-            os.write(fd, bytes(size))
-        return mmap.mmap(fd, size)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
-
-
-def owner_is_alive(directory: Path) -> bool:
-    """Whether the process that writes this directory still runs."""
-    try:
-        fd = os.open(directory / "owner.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no flock on this file system: taking it for dead costs duplicates only
-        return False
-    finally:
-        os.close(fd)
-    return False
-
-
-class JournalReader:
-    """Reads a process directory from a position on, segment after segment."""
-
-    def __init__(self, directory: Path, position: int = 0) -> None:
-        self.directory = directory
-        self._start = position
-        self._open: tuple[int, SegmentReader] | None = None
-
-    @property
-    def position(self) -> int:
-        """Where the next read begins."""
-        return position_of(self._open[0], self._open[1].offset) if self._open else self._start
-
-    def close(self) -> None:
-        """Close the open segment."""
-        if self._open:
-            self._start = self.position
-            self._open[1].close()
-            self._open = None
-
-    def read(self, max_points: int, until: int | None = None) -> list[tuple[int, Entry]]:
-        """Up to about `max_points` points as (segment number, entry); at most up to position `until`.
-
-        Without `until` a record that cannot be read at the end of a live journal is taken as still being written.
-        """
-        entries: list[tuple[int, Entry]] = []
-        while max_points > 0:
-            found, more = self._read_segment(max_points, until)
-            entries += found
-            max_points -= sum(entry.points for _, entry in found)
-            if not more:
-                break
-        return entries
-
-    def _read_segment(self, max_points: int, until: int | None) -> tuple[list[tuple[int, Entry]], bool]:
-        """Entries of the current segment, and whether to go on with the next."""
-        alive = until is None and owner_is_alive(self.directory)  # before the listing, or the last roll is missed
-        numbers = segments.segment_numbers(self.directory)
-        current = self._current(numbers)
-        if current is None:
-            return [], False
-        number, reader = current
-        stop = reader.size()
-        if until is not None:
-            last, offset = split_position(until)
-            stop = stop if number < last else min(stop, offset) if number == last else 0
-        settled = until is not None or not alive or number < numbers[-1]
-        found = [(number, entry) for entry in reader.read(stop, max_points, settled=settled)]
-        done = reader.complete or (reader.offset >= stop and number < numbers[-1])
-        if done and number < numbers[-1]:
-            self._start = position_of(numbers[numbers.index(number) + 1], 0)
-            reader.close()
-            self._open = None
-            return found, True
-        return found, False
-
-    def _current(self, numbers: list[int]) -> tuple[int, SegmentReader] | None:
-        if self._open is None:
-            number, offset = split_position(self._start)
-            later = [candidate for candidate in numbers if candidate >= number]
-            if not later:
-                return None
-            reader = SegmentReader(self.directory / segments.segment_name(later[0]))
-            if later[0] == number:
-                reader.skip_to(offset, reader.size())
-            self._open = (later[0], reader)
-        return self._open
+    def _say_lost(self, doomed: Sequence[Doomed]) -> None:
+        """Journal what could not be kept, then delete the segments that had to make room."""
+        self.dropped += sum(segment.dropped for segment in doomed)
+        lost = {
+            "dropped": self._dropped_unsaid + sum(segment.dropped for segment in doomed),
+            "gone": sum(segment.gone for segment in doomed),
+            "segments": [segment.number for segment in doomed],
+        }
+        self._dropped_unsaid = 0
+        if any(lost.values()):
+            self._append(segments.LOSS, 0, segments.dump_json(lost))
+        for segment in doomed:
+            (self.directory / segments.segment_name(segment.number)).with_suffix(".gone").unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import operator
 import re
-import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ Field = float | int | str
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 MAX_NAME_CHARS = 512  # InfluxDB refuses keys beyond 65,535 bytes; menus and legends end far earlier
+MAX_TAGS_BYTES = 32_768  # of all user tags: half of such a key, the other half for metriclog's own tags
 RESERVED_TAGS = frozenset(
     {"experiment", "run", "metric", "model", "dataset", "rank", "time", "value", "step", "elapsed", "nonfinite"}
 )
@@ -32,6 +32,9 @@ _BAD_CHARS = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\ud800-\udfff]")
 _BAD_BACKSLASH = re.compile(r"\\(?=[,= \\\"]|$)")
 _ESCAPE_TAG = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ "})
 _ESCAPE_TEXT = str.maketrans({"\\": "\\\\", '"': '\\"'})
+
+# What numpy's, torch's and jax's dtypes are called that hold no real number, though float() may read them.
+_OTHER_DTYPES = re.compile(r"(torch\.)?(complex|datetime|timedelta|object|[<>|=]?[USVaO]\d*$|void)")
 
 # Types `struct` packs as a double without a question; numpy's scalar types join when they are first seen.
 PLAIN_NUMBERS: set[type] = {float, int, bool}
@@ -58,6 +61,11 @@ def check_tags(tags: Mapping[str, object] | None) -> dict[str, str]:
         if key in RESERVED_TAGS or key.startswith("_"):
             raise MetricNameError(f"tag name {key!r} is reserved; choose another")
         checked[key] = check_name(str(value), f"value of tag {key!r}")
+    size_bytes = len(series_key("", checked.items()).encode())
+    if size_bytes > MAX_TAGS_BYTES:
+        raise MetricNameError(
+            f"these tags take {size_bytes:,} bytes, more than {MAX_TAGS_BYTES:,}; log_params() has room"
+        )
     return checked
 
 
@@ -71,10 +79,12 @@ def dataset_tag(dataset: str | tuple[str, str] | None) -> str | None:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined with `/`. Raises `MetricNameError` if two names fall together."""
+    """Nested mappings as one, names joined with `/`. `MetricNameError` if two fall together or one is no text."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}" if isinstance(key, str) else key
+        if not isinstance(key, str):
+            raise MetricNameError(f"a name must be a string, not {type(key).__name__}: {key!r}")
+        name = f"{prefix}{key}"
         items = flatten(value, f"{name}/") if isinstance(value, Mapping) else {name: value}
         for inner, item in items.items():
             if inner in flat:
@@ -88,9 +98,7 @@ def as_number(value: object, name: str) -> float:
 
     Raises `MetricValueError` for anything else: text, None, complex, a vector.
     """
-    problem = _not_a_number(value)
-    if problem:
-        raise MetricValueError(f"metric {name!r}: {problem}")
+    check_number(value, name)
     detach = getattr(value, "detach", None)  # a torch tensor inside a graph warns when it is read
     try:
         number = float(detach() if detach is not None else value)  # type: ignore[arg-type]
@@ -98,6 +106,13 @@ def as_number(value: object, name: str) -> float:
         raise MetricValueError(f"metric {name!r}: {type(value).__name__} is not one real number: {error}") from error
     _learn_numpy_scalar(type(value))
     return number
+
+
+def check_number(value: object, name: str) -> None:
+    """Raise `MetricValueError` for what is plainly no real number, without reading it: a tensor may be on a device."""
+    problem = _not_a_number(value)
+    if problem:
+        raise MetricValueError(f"metric {name!r}: {problem}")
 
 
 def _not_a_number(value: object) -> str | None:
@@ -108,8 +123,10 @@ def _not_a_number(value: object) -> str | None:
     if isinstance(shape, Sequence) and len(shape) > 0:
         return f"a value must be one number, not a {kind} of shape {tuple(shape)}; log its .mean(), .max() or .norm()"
     dtype = getattr(value, "dtype", None)
-    if "complex" in str(dtype) or "datetime" in str(dtype) or "timedelta" in str(dtype):
+    if _OTHER_DTYPES.match(str(dtype)):
         return f"a value must be one real number, not {dtype}"
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):  # float() would read any bytes as text
+        return f"a value must be one real number, not {kind}"
     return None
 
 
@@ -125,9 +142,10 @@ def as_step(step: object) -> int:
         if isinstance(step, bool):
             raise TypeError("a bool is not a step")
         number = operator.index(step)  # type: ignore[arg-type]
-        struct.pack("<q", number)
-    except (TypeError, struct.error) as error:
-        raise StepError(f"step must be an integer of at most 63 bits, not {step!r}; use int(step)") from error
+    except TypeError as error:
+        raise StepError(f"step must be an integer, not {step!r}; use int(step)") from error
+    if not -(2**63) <= number < 2**63:
+        raise StepError(f"step must be an integer of at most 63 bits; this one has {number.bit_length()}")
     return number
 
 
@@ -141,13 +159,34 @@ def as_time_ns(timestamp: object) -> int:
         delta = timestamp - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
         time_ns = (delta.days * 86_400 + delta.seconds) * 10**9 + delta.microseconds * 1000
     else:
-        seconds = timestamp if isinstance(timestamp, (int, float)) else float("nan")
-        if not math.isfinite(seconds):
+        if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)) or timestamp != timestamp:
             raise StepError(f"timestamp must be seconds since 1970 or a datetime, not {timestamp!r}")
+        seconds = min(max(timestamp, -1), MAX_TIME_NS)  # so that infinities and huge ints get past round()
         time_ns = round(seconds * 1_000_000) * 1000
     if not 0 <= time_ns < MAX_TIME_NS:
         raise StepError(f"timestamp {timestamp!r} is out of range: seconds since 1970 are wanted, not ms or ns")
     return time_ns
+
+
+class Stamps:
+    """Explicit time stamps given so far: a second point of a series at the same instant would overwrite the first."""
+
+    def __init__(self, limit: int = 65_536) -> None:
+        self._limit = limit  # remembered; about 16 MB
+        self._next_ns: dict[tuple[Tags, str, int], int] = {}
+
+    def apart(self, metrics: Iterable[str], tags: Tags, time_ns: int) -> int:
+        """The first instant from `time_ns` on, in steps of 1 ns, that none of these series has a point at."""
+        free_ns, names = time_ns, tuple(metrics)
+        while taken := [after for name in names if (after := self._next_ns.get((tags, name, free_ns)))]:
+            free_ns = max(taken)
+        for name in names:
+            self._next_ns.pop((tags, name, time_ns), None)  # what is in use moves to the end, the last to be forgotten
+            self._next_ns[tags, name, free_ns] = self._next_ns[tags, name, time_ns] = free_ns + 1
+        if len(self._next_ns) > self._limit:
+            for key in list(self._next_ns)[: self._limit // 2]:
+                del self._next_ns[key]
+        return free_ns
 
 
 def nonfinite_code(value: float) -> int:
@@ -163,14 +202,15 @@ def from_nonfinite_code(code: int) -> float:
 
 
 def as_field(value: object) -> tuple[str, Field]:
-    """A parameter as (`number`, float) or (`text`, str): never both, so that tables can sort."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return "number", float(value)
-    dtype = getattr(value, "dtype", None)
-    if dtype is not None and getattr(value, "shape", None) == () and "bool" not in str(dtype):
-        number = float(value)  # type: ignore[arg-type]
-        return ("number", number) if math.isfinite(number) else ("text", str(number))
-    return "text", {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+    """A parameter as (`number`, float) if finite, else (`text`, str): never both, so that tables can sort."""
+    is_bool = isinstance(value, bool) or ("bool" in str(getattr(value, "dtype", "")) and not getattr(value, "shape", 1))
+    if is_bool:
+        return "text", "true" if value else "false"
+    try:
+        number = as_number(value, "parameter")
+    except MetricValueError:
+        return "text", str(value)
+    return ("number", number) if math.isfinite(number) else ("text", str(number))
 
 
 def escape_tag(text: str) -> str:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from metriclog import directory, influxql
 from metriclog.errors import MissingPackageError, RunNotFoundError
-from metriclog.journal import JournalReader, owner_is_alive
 from metriclog.points import Point, from_nonfinite_code, parse_line
+from metriclog.replay import JournalReader, owner_is_alive
 from metriclog.segments import LINES, Entry, Text, Values
 from metriclog.settings import Settings
 from metriclog.transport import Transport

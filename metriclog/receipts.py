@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -23,7 +24,7 @@ class Delivery:
         self.done = done
         self.wake: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
-        self._refused: list[tuple[int, int, str]] = []
+        self._refused: list[tuple[int, int, MetriclogError]] = []
         self._callbacks: list[tuple[int, Callable[[], None]]] = []
 
     @property
@@ -41,16 +42,36 @@ class Delivery:
         for call in ready:
             call()
 
+    def end(self, verdict: MetriclogError) -> None:
+        """Nothing ships any more: let go of everybody who waits. What is delivered stays delivered."""
+        with self._changed:
+            self.verdict = verdict
+            calls, self._callbacks = [call for _, call in self._callbacks], []
+            self._changed.notify_all()
+        for call in calls:
+            call()
+
+    def orphan(self) -> None:
+        """In a forked child: the parent ships what it logged, and this process cannot see how far it is."""
+        self._changed, self._callbacks = threading.Condition(), []
+        if not self.settled:
+            self.verdict = NotDeliveredError("the parent process logged this point and ships it")
+
     def refuse(self, start: int, end: int, reason: str) -> None:
         """The record that ends in (start, end] went into quarantine. Called before `advance`."""
         with self._changed:
-            self._refused.append((start, end, reason))
+            self._refused.append((start, end, QuarantinedError(reason)))
 
-    def reason_at(self, position: int) -> str | None:
+    def drop(self, start: int, end: int, error: MetriclogError) -> None:
+        """The records that end in (start, end] were given up to make room."""
+        with self._changed:
+            self._refused.append((start, end, error))
+
+    def error_at(self, position: int) -> MetriclogError | None:
         """Why the record that ends at `position` was refused, or None."""
-        for start, end, reason in self._refused:
+        for start, end, error in self._refused:
             if start < position <= end:
-                return reason
+                return error
         return None
 
     def wait(self, position: int, timeout_s: float | None) -> bool:
@@ -59,18 +80,18 @@ class Delivery:
             return self.acked >= position
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
-            while self.acked < position:
+            while self.acked < position and not self.settled:
                 self.wake()
                 left_s = 1.0 if deadline_s is None else min(1.0, deadline_s - time.monotonic())
                 if left_s <= 0:
                     return False
                 self._changed.wait(left_s)
-        return True
+        return self.acked >= position
 
     def call_when(self, position: int, call: Callable[[], None]) -> None:
         """Call once, from the shipper's thread, when `position` is acknowledged; now if it is."""
         with self._changed:
-            if self.acked < position:
+            if self.acked < position and not self.settled:
                 self._callbacks.append((position, call))
                 self.wake()
                 return
@@ -93,7 +114,8 @@ class Receipt:
     def delivered(self) -> bool:
         """Whether the server has said yes to every point of the call."""
         delivery = self._delivery
-        return delivery.acked >= self._position and delivery.reason_at(self._position) is None
+        acked = delivery.acked >= self._position and not delivery.done
+        return acked and delivery.error_at(self._position) is None
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait up to `timeout_s` seconds (None: for ever); returns `delivered`. At once False if nothing ships."""
@@ -104,16 +126,16 @@ class Receipt:
         self._delivery.wait(self._position, timeout_s)
         error = self.exception()
         if error is not None:
-            raise error
+            raise error.with_traceback(None)  # shared by receipts: else it would grow, and hold frames, at each raise
         if not self._delivery.done and not self.delivered:
             raise NotDeliveredError(f"not on the server after {timeout_s} s; the point is safe in the journal")
 
     def exception(self) -> MetriclogError | None:
         """Why the point will not be delivered by this process, as known now; None if delivered or on its way."""
-        if self._delivery.verdict is not None:
-            return self._delivery.verdict
-        reason = self._delivery.reason_at(self._position)
-        return QuarantinedError(reason) if reason is not None and self._delivery.acked >= self._position else None
+        delivery = self._delivery
+        if delivery.acked < self._position:
+            return delivery.verdict
+        return delivery.error_at(self._position)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._wait_async().__await__()
@@ -126,7 +148,8 @@ class Receipt:
             arrived = asyncio.Event()
 
             def arrive() -> None:
-                loop.call_soon_threadsafe(arrived.set)
+                with contextlib.suppress(RuntimeError):  # whoever waited may have left and closed the loop
+                    loop.call_soon_threadsafe(arrived.set)
 
             self._delivery.call_when(self._position, arrive)
             await arrived.wait()

@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import logging
 import struct
+import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat
 from urllib.parse import quote
 
-from metriclog import directory, points
+from metriclog import points
+from metriclog.deferred import hold, is_on_device
 from metriclog.errors import (
     JournalError,
     MetricValueError,
-    NotDeliveredError,
     RunFinishedError,
     UsageError,
 )
 from metriclog.identity import Identity
-from metriclog.journal import Journal, WriterShape
-from metriclog.points import PLAIN_NUMBERS, Tags, as_number, as_step, as_time_ns, check_name, dataset_tag
+from metriclog.keeper import Opened
+from metriclog.points import PLAIN_NUMBERS, Stamps, Tags, as_number, as_step, as_time_ns, check_name, dataset_tag
 from metriclog.receipts import Delivery, Receipt
+from metriclog.recorder import Recorder
+from metriclog.segments import WriterShape
 from metriclog.spellings import Dataset, MlflowSpellings
 
 if TYPE_CHECKING:
-    from metriclog.background import Heart, Ship
     from metriclog.settings import Settings
 
 logger = logging.getLogger("metriclog")
 
 Status = Literal["finished", "failed", "killed"]
 WARN_EVERY_S = 60.0
-_MAX_STAMPS = 65_536  # explicit time stamps remembered to keep equal ones apart; about 10 MB
 
 # What makes the fast path of log() give up and ask the slow one, which explains or copes.
 _NOT_PLAIN = (KeyError, TypeError, AttributeError, ValueError, OverflowError, struct.error, JournalError)
@@ -47,21 +46,18 @@ class Run(MlflowSpellings):
     run. After `os.fork` the child goes on in a journal of its own.
     """
 
-    def __init__(self, who: Identity, settings: Settings | None, own: Journal | None, next_step: int) -> None:
+    def __init__(self, who: Identity, settings: Settings | None, opened: Opened | None, next_step: int) -> None:
         self._who, self._settings = who, settings
         self._step = next_step - 1
         self._top_step = max(self._step, 0)
         self._finished = False
-        self._child = False
         self._params: dict[str, tuple[str, points.Field]] = {}
-        self._stamps: dict[tuple[object, int], int] = {}
+        self._stamps = Stamps()
         self._lock = threading.RLock()
-        self._warned_s = -WARN_EVERY_S
         self._shapes: dict[Any, WriterShape] = {}
         self._append: Callable[..., int] = _no_journal
-        self._heart: Heart | None = None
-        self._ship: Ship | None = None
-        self._use(own)
+        self._delivery = Delivery(done=True)
+        self._recorder = Recorder(who, settings, opened, self._beat, self._opened)
 
     # -- logging ------------------------------------------------------------------------------------------------
 
@@ -84,18 +80,22 @@ class Run(MlflowSpellings):
         Errors: MetricNameError, MetricValueError, StepError, RunFinishedError. Cost: about 1.5 µs for one metric,
         2 µs for ten, 40 µs for 1,000 (benchmarks/log_call.py).
         """
-        if step is None:
-            step = self._count()
-        if timestamp is model is dataset is None and step.__class__ is int:
+        number = self._count() if step is None else step
+        if timestamp is model is dataset is None and number.__class__ is int:
             try:
                 values = metrics.values()
                 if PLAIN_NUMBERS.issuperset(map(type, values)):
-                    position = self._append(self._shapes[tuple(metrics)], step, values)
-                    self._step = step
+                    position = self._append(self._shapes[tuple(metrics)], number, values)
+                    if step is not None:  # a counted one is set already, and another thread may have counted on
+                        self._top_step = self._step if self._step > self._top_step else self._top_step
+                        self._step = number
                     return Receipt(self._delivery, position)
             except _NOT_PLAIN:
                 pass
-        return self._log_slowly(metrics, step, timestamp, model, dataset)
+        receipt = self._log_slowly(metrics, number, timestamp, model, dataset)
+        if step is not None:
+            self._top_step, self._step = max(self._top_step, self._step), as_step(step)
+        return receipt
 
     def log_params(self, params: Mapping[str, object]) -> Receipt:
         """Store parameters: numbers as numbers, the rest as text. Written at once, and again only on change."""
@@ -108,7 +108,9 @@ class Run(MlflowSpellings):
                 self._params[name] = field
                 changed[name] = field[1]
         who = (self.experiment, self.run_id)
-        return self._append_lines([points.param_line(*who, name, it, self._now_ns()) for name, it in changed.items()])
+        return self._recorder.lines(
+            [points.param_line(*who, name, it, self._recorder.now_ns()) for name, it in changed.items()]
+        )
 
     def event(self, kind: str, title: str, text: str = "", step: int | None = None, level: str = "info") -> Receipt:
         """Store an event (start, resume, finish, checkpoint, phase, note, …), drawn as an annotation.
@@ -118,7 +120,7 @@ class Run(MlflowSpellings):
         self._check_open()
         if level not in ("info", "warning", "critical"):
             raise UsageError(f'level must be "info", "warning" or "critical", not {level!r}')
-        return self._append_lines([self._event_line(check_name(kind, "event kind"), title, text, step, level)])
+        return self._recorder.lines([self._event_line(check_name(kind, "event kind"), title, text, step, level)])
 
     # -- waiting and ending -------------------------------------------------------------------------------------
 
@@ -127,11 +129,7 @@ class Run(MlflowSpellings):
 
         At once False if nothing ships (offline), True if nothing has to (disabled).
         """
-        own = self._journal
-        if own is None or self._delivery.done:
-            return True
-        own.sync()
-        return self._delivery.wait(own.position, self._exit_timeout_s() if timeout_s is None else timeout_s)
+        return self._recorder.flush(self.exit_timeout_s if timeout_s is None else timeout_s)
 
     def finish(self, status: Status = "finished", timeout_s: float | None = None) -> None:
         """End the run: mark its status, seal the journal, wait up to `timeout_s` seconds for the server.
@@ -144,29 +142,18 @@ class Run(MlflowSpellings):
         with self._lock:
             if self._finished:
                 return
-            if self._heart:
-                self._heart.stop()
-            self._say_finished(status)
             self._finished = True
             self._shapes = {}
-            if self._journal is not None:
-                self._journal.close()
-        self._drain(self._exit_timeout_s() if timeout_s is None else timeout_s)
+        wait_s = self.exit_timeout_s if timeout_s is None else timeout_s
+        self._recorder.close(wait_s, lambda: self._say_finished(status))
 
     def stats(self) -> dict[str, Any]:
-        """Counts of this process, in points: accepted = delivered + pending + quarantined; dropped had no room."""
-        own, ship = self._journal, self._ship
-        accepted = own.points if own else 0
-        delivered, quarantined = (ship.ack.delivered, ship.ack.quarantined) if ship else (0, 0)
-        return {
-            "accepted": accepted,
-            "delivered": delivered,
-            "pending": accepted - delivered - quarantined,
-            "quarantined": quarantined,
-            "dropped": own.dropped if own else 0,
-            "retried": ship.control.retried if ship else 0,
-            "last_error": ship.control.last_error if ship else None,
-        }
+        """Counts of this process, in points: accepted = delivered + pending + quarantined + dropped.
+
+        Also `retried` (posts), `lag_s` (age of the newest delivered point while something is pending), `pending_bytes`,
+        `journal_io` ("mmap", or "buffered" on a network file system) and `last_error`, the server's last words.
+        """
+        return self._recorder.stats()
 
     @property
     def run_id(self) -> str:
@@ -180,8 +167,8 @@ class Run(MlflowSpellings):
 
     @property
     def url(self) -> str | None:
-        """This run in Grafana; None where no server is configured."""
-        if self._settings is None or self._who.mode != "online":
+        """This run in Grafana; None where no server or no Grafana is configured."""
+        if self._settings is None or self._who.mode != "online" or self._settings.grafana_url is None:
             return None
         query = f"var-experiment={quote(self.experiment, safe='')}&var-run={quote(self.run_id, safe='')}"
         since_ms = self._who.started_ns // 1_000_000
@@ -219,20 +206,21 @@ class Run(MlflowSpellings):
             raise MetricValueError(f"log() takes a mapping of names to numbers, not {type(metrics).__name__}")
         number = as_step(step)
         flat = points.flatten(metrics)
-        values = [as_number(value, str(name)) for name, value in flat.items()]
-        names = tuple(check_name(name) for name in flat)
+        for name, value in flat.items():
+            points.check_number(value, check_name(name))
+        held = {name: hold(value) for name, value in flat.items() if is_on_device(value)}
+        read = {name: as_number(value, name) for name, value in flat.items() if name not in held}
         tags = self._tags_with(model, dataset)
+        given_ns = None if timestamp is None else as_time_ns(timestamp)
+        with self._lock:
+            time_ns = None if given_ns is None else self._stamps.apart(flat, tags, given_ns)
+        names = tuple(read)
         key = names if tags is self._who.tags else (names, tags)
-        time_ns = None if timestamp is None else self._apart(key, as_time_ns(timestamp))
-        self._step = number
-        own = self._open_journal()
-        if own is None or not names:
-            return Receipt(self._delivery, 0)
-        try:
-            shape = own.shape(key, names, tags)
-            return Receipt(self._delivery, own.append_values(shape, number, values, time_ns))
-        except JournalError as error:
-            return self._lost(own, len(names), error)
+        if not held:
+            return self._recorder.values(key, names, tags, number, tuple(read.values()), time_ns)
+        stamp_ns = self._recorder.now_ns() if time_ns is None else time_ns
+        self._recorder.values(key, names, tags, number, tuple(read.values()), stamp_ns)
+        return self._recorder.later(held, tags, number, stamp_ns)
 
     def _tags_with(self, model: str | None, dataset: Dataset | None) -> Tags:
         if model is None and dataset is None:
@@ -240,126 +228,76 @@ class Run(MlflowSpellings):
         given = {"model": None if model is None else check_name(model, "model"), "dataset": dataset_tag(dataset)}
         return tuple(sorted({**dict(self._who.tags), **{key: value for key, value in given.items() if value}}.items()))
 
-    def _apart(self, key: object, time_ns: int) -> int:
-        """Equal explicit time stamps of one series, apart by 1 ns each: the second would overwrite the first."""
-        with self._lock:
-            if len(self._stamps) >= _MAX_STAMPS:
-                self._stamps.clear()
-            seen = self._stamps[key, time_ns] = self._stamps.get((key, time_ns), -1) + 1
-        return time_ns + seen % 1000
-
-    def _append_lines(self, lines: list[str]) -> Receipt:
-        own = self._open_journal()
-        if own is None or not lines:
-            return Receipt(self._delivery, 0)
-        try:
-            return Receipt(self._delivery, own.append_lines(lines))
-        except JournalError as error:
-            return self._lost(own, len(lines), error)
-
-    def _lost(self, own: Journal, count: int, error: JournalError) -> Receipt:
-        own.lose(count)
-        if time.monotonic() - self._warned_s >= WARN_EVERY_S:
-            self._warned_s = time.monotonic()
-            logger.warning("metriclog: %s; %d points dropped so far. Free some space", error, own.dropped)
-        return Receipt(Delivery(verdict=error), 1)
-
-    def _now_ns(self) -> int:
-        own = self._open_journal()
-        return own.now_ns() if own else time.time_ns()
-
     def _event_line(self, kind: str, title: str, text: str, step: int | None, level: str) -> str:
         number = max(self._step, 0) if step is None else as_step(step)
-        return self._who.event_line(self._now_ns(), kind, {"title": title, "text": text, "level": level}, number)
+        return self._who.event_line(
+            self._recorder.now_ns(), kind, {"title": title, "text": text, "level": level}, number
+        )
 
     def _run_line(self, status: str) -> str:
         self._top_step = max(self._top_step, self._step)
-        return self._who.run_line(self._now_ns(), status, self._top_step)
+        return self._who.run_line(self._recorder.now_ns(), status, self._top_step)
 
     def _beat(self) -> None:
         with self._lock:
-            if not self._finished and self._who.leads:
-                self._append_lines([self._run_line("running")])
-        if self._journal is not None:
-            self._journal.sync()
+            if not self._finished:
+                lines = [self._run_line("running")] if self._who.leads else []
+                self._recorder.lines([*lines, *self._delivery_lines()])
+
+    def _delivery_lines(self) -> list[str]:
+        """How delivery goes, as a point of `delivery`, where there is delivery."""
+        online = self._who.mode == "online"
+        return [self._who.delivery_line(self._recorder.now_ns(), self._recorder.stats())] if online else []
+
+    @property
+    def exit_timeout_s(self) -> float:
+        """How long the end of the process may wait for this run."""
+        return self._settings.exit_timeout_s if self._settings else 0.0
 
     def begin(self, params: Mapping[str, object] | None) -> None:
         """Write the run's state, its start event and its parameters; `metriclog.init` calls it once."""
         if self._who.leads:
             kind = "start" if self._who.attempt == 1 else "resume"
             title = "Run started" if kind == "start" else f"Run resumed (attempt {self._who.attempt})"
-            self._append_lines([self._run_line("running"), self._event_line(kind, title, "", None, "info")])
+            self._recorder.lines([self._run_line("running"), self._event_line(kind, title, "", None, "info")])
             self.log_params(params or {})
 
     def _say_finished(self, status: Status) -> None:
-        if self._who.leads and not self._child and self._journal is not None:
-            level = "info" if status == "finished" else "warning"
-            event = self._event_line("finish", f"Run {status}", "", None, level)
-            self._append_lines([event, self._run_line(status)])
-
-    def _drain(self, timeout_s: float) -> None:
-        ship, own = self._ship, self._journal
-        if ship is None or own is None:
+        if self._recorder.journal is None:
             return
-        self._delivery.wait(own.position, timeout_s)
-        ship.stop()
-        left = self.stats()["pending"]
-        if left > 0:
-            why = f" ({ship.control.last_error})" if ship.control.last_error else ""
-            logger.warning(
-                "metriclog: %d points of run %s wait in %s%s. Ship them with: metriclog sync %s",
-                left, self.run_id, own.directory, why, self._who.root,
-            )  # fmt: skip
+        lines = self._delivery_lines()
+        if self._who.leads and not self._recorder.child:
+            level = "info" if status == "finished" else "warning"
+            lines += [self._event_line("finish", f"Run {status}", "", None, level), self._run_line(status)]
+        self._recorder.lines(lines)
 
     def _check_open(self) -> None:
         if self._finished:
             raise RunFinishedError(f"run {self.run_id} has been finished; start another with metriclog.init()")
 
-    def _exit_timeout_s(self) -> float:
-        return self._settings.exit_timeout_s if self._settings else 0.0
-
-    def _use(self, own: Journal | None) -> None:
-        """Log into this journal from now on, and start the threads behind it."""
-        self._journal = own
-        self._shapes = {}
-        if own is None or self._settings is None:
-            self._delivery = Delivery(done=True)
-            return
-        from metriclog.background import Heart, Ship  # pulls in pydantic and tenacity: not for mode "disabled"
-
-        self._shapes, self._append = own.shapes, own.append_values
-        if self._who.mode == "online":
-            from metriclog.transport import Transport
-
-            self._delivery = Delivery()
-            self._ship = Ship(own, self._who.root, Transport(self._settings), self._settings, self._delivery)
-        else:
-            offline = NotDeliveredError(f"this run is offline; ship it with: metriclog sync {self._who.root}")
-            self._delivery = Delivery(verdict=offline)
-        self._heart = Heart(self._beat, self._settings.heartbeat_s)
-
-    def _open_journal(self) -> Journal | None:
-        """The journal of this process; a forked child opens its own at its first point."""
-        if self._journal is None and self._child and self._settings is not None and not self._finished:
-            with self._lock:
-                if self._journal is None:
-                    path, slot = directory.child_directory(self._who.root, self.run_id)
-                    meta = self._who.meta(child=True)
-                    self._use(create_journal(path, meta, self._settings, slot))
-        return self._journal
+    def _opened(self, recorder: Recorder) -> None:
+        """A journal has opened: log into it from now on, without a detour."""
+        assert recorder.journal is not None
+        self._shapes, self._append = recorder.journal.shapes, recorder.journal.append_values
+        self._delivery = recorder.delivery
+        if recorder.child:
+            finish_with_child(self)
 
     def after_fork(self) -> None:
-        """In a forked child: let go of the parent's journal and threads, which do not exist here."""
+        """In a forked child: let go of what belongs to the parent."""
         self._lock = threading.RLock()
-        if self._journal is not None:
-            self._journal.abandon()
-        self._journal = self._heart = self._ship = None
-        self._shapes, self._child = {}, True
+        self._shapes = {}
+        self._recorder.after_fork()
 
 
-def create_journal(path: Path, meta: dict[str, Any], settings: Settings, slot: int) -> Journal:
-    """The journal of this process in a directory just claimed."""
-    return Journal.create(path, meta, segment_bytes=settings.segment_bytes, slot=slot, clock=time.time_ns)
+def finish_with_child(run: Run) -> None:
+    """Finish a run when this process ends, if multiprocessing made it: `atexit` may not run there, finalizers do.
+
+    See python/cpython#83856. The exception that ends the child is still being handled when they run.
+    """
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, lambda: run.finish(status_of(sys.exception())), exitpriority=10)
 
 
 def _no_journal(*_: object) -> int:

@@ -1,7 +1,7 @@
 """The bytes of a journal segment: one preallocated file of checked records. Knows records and offsets, nothing else.
 
     file    = header (64 bytes) · record · record · … · zeros
-    header  = "MLJRNL01" · version u32 · header size u32 · segment number u64 · created ns i64 · zeros
+    header  = "MLJRNL01" · version u32 · header size u32 · segment number u64 · created ns i64 · crc32 u32 · zeros
     record  = length u32 · crc32 u32 · payload (`length` bytes) · zeros up to a multiple of 8
     payload = kind u32 · count u32 · body
 
@@ -25,17 +25,48 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from metriclog.errors import JournalError
+
 MAGIC = b"MLJRNL01"
 VERSION = 1
-HEADER = struct.Struct("<8sIIQq32x")
+HEADER = struct.Struct("<8sIIQqI28x")
 RECORD = struct.Struct("<II")
 KIND = struct.Struct("<II")
+_HEADER_CHECKED = 32  # bytes of the header before its crc
 META, SHAPE, LINES, LOSS, SEAL = 1, 2, 3, 4, 5
 FIRST_SHAPE = 16
 CHUNK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 28
 
+OFFSET_BITS = 40  # a position is `segment number << 40 | offset`
+STALE = 1 << 62
+
 Row = tuple[Any, ...]  # (time_ns, step, value, …)
+
+
+def position_of(number: int, offset: int) -> int:
+    """The position of a byte in a segment."""
+    return number << OFFSET_BITS | offset
+
+
+def split_position(position: int) -> tuple[int, int]:
+    """(segment number, offset)."""
+    return position >> OFFSET_BITS, position & (1 << OFFSET_BITS) - 1
+
+
+class WriterShape:
+    """A shape declared in the segment being written. `total` is huge once that segment is full."""
+
+    __slots__ = ("count", "id", "key", "metrics", "pack", "size", "tags", "total")
+
+    def __init__(self, number: int, key: Any, metrics: tuple[str, ...], tags: tuple[tuple[str, str], ...]) -> None:
+        layout = struct.Struct(f"<IIqq{len(metrics)}d")
+        self.id, self.key, self.metrics, self.tags, self.count = number, key, metrics, tags, len(metrics)
+        self.pack, self.size, self.total = layout.pack, layout.size, RECORD.size + layout.size
+
+    def declaration(self) -> bytes:
+        """The body of its SHAPE record."""
+        return dump_json({"id": self.id, "metrics": self.metrics, "tags": self.tags})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +143,12 @@ def dump_json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 
 
+def pack_header(number: int, created_ns: int, version: int = VERSION) -> bytes:
+    """The header of segment `number`."""
+    fields = (MAGIC, version, HEADER.size, number, created_ns)
+    return HEADER.pack(*fields, crc32(HEADER.pack(*fields, 0)[:_HEADER_CHECKED]))
+
+
 def segment_name(number: int) -> str:
     """`00000007.seg`."""
     return f"{number:08d}.seg"
@@ -129,7 +166,8 @@ def segment_numbers(directory: Path) -> list[int]:
 class SegmentReader:
     """Reads one segment from its start, remembering its shapes. Uses `pread`: a file cut short is no SIGBUS.
 
-    `OSError` passes through. `complete` turns true at the SEAL record.
+    `OSError` passes through. A segment of a newer format is a `JournalError`; a header that is damaged does no harm,
+    because each record is checked by itself. `complete` turns true at the SEAL record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,11 +175,10 @@ class SegmentReader:
         self._shapes: dict[int, Shape] = {}
         self.offset = HEADER.size
         self.complete = False
-        header = self._file.read(HEADER.size)
-        self.readable = len(header) == HEADER.size and header.startswith(MAGIC)
-        if self.readable and HEADER.unpack(header)[1] > VERSION:
+        version = _version(self._file.read(HEADER.size))
+        if version > VERSION:
             self._file.close()
-            raise OSError(f"{path} was written by a newer metriclog (format {HEADER.unpack(header)[1]}); upgrade")
+            raise JournalError(f"{path} was written by a newer metriclog (format {version}); upgrade to read it")
 
     def close(self) -> None:
         """Close the file."""
@@ -252,6 +289,14 @@ class SegmentReader:
             return False
         payload = memoryview(buffer)[position + RECORD.size : position + RECORD.size + length]
         return bool(crc32(payload) == RECORD.unpack_from(buffer, position)[1])
+
+
+def _version(header: bytes) -> int:
+    """The format that a header tells; 0 if it is damaged or none."""
+    if len(header) < HEADER.size or not header.startswith(MAGIC):
+        return 0
+    fields = HEADER.unpack(header)
+    return int(fields[1]) if fields[-1] == crc32(header[:_HEADER_CHECKED]) else 0
 
 
 def _frame(buffer: bytes, position: int) -> tuple[int, int, int]:

@@ -14,9 +14,11 @@ from metriclog import directory
 from metriclog.directory import Resume
 from metriclog.errors import NoActiveRunError, RunExistsError, SettingsError, UsageError
 from metriclog.identity import Identity
-from metriclog.points import Tags, check_name, check_tags, dataset_tag
+from metriclog.keeper import open_journal
+from metriclog.points import Tags, check_name, check_tags, dataset_tag, flatten
 from metriclog.receipts import Receipt
-from metriclog.run import Run, Status, create_journal, status_of
+from metriclog.recorder import new_delivery
+from metriclog.run import Run, Status, finish_with_child, status_of
 from metriclog.spellings import Dataset
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def init(
     base |= {"model": check_name(model, "model")} if model is not None else {}
     base |= {"dataset": data} if (data := dataset_tag(dataset)) else {}
     base |= {"rank": str(rank)} if rank is not None else {}
+    for param in flatten(params or {}):
+        check_name(param, "parameter name")
     chosen = run_id is not None
     identifier = directory.check_run_id(run_id) if run_id is not None else ""
     if mode == "disabled" or (mode is None and settings is None and os.environ.get("METRICLOG_MODE") == "disabled"):
@@ -142,8 +146,9 @@ def _claim(
             attempt=claimed.attempt,
             started_ns=claimed.started_ns or time.time_ns(),
         )
-        own = create_journal(claimed.path, who.meta(child=False), settings, claimed.slot)
-        return Run(who, settings, own, claimed.next_step)
+        meta = who.meta(child=False)
+        opened = open_journal(claimed.path, meta, settings, claimed.slot, new_delivery(who))
+        return Run(who, settings, opened, claimed.next_step)
 
 
 def _tag_set(base: dict[str, str], run_id: str) -> Tags:
@@ -158,15 +163,17 @@ def _activate(run: Run, params: Mapping[str, object] | None) -> Run:
         os.register_at_fork(after_in_child=_after_fork)
     _runs[:] = [other for other in _runs if not other.finished]
     _runs.append(run)
+    finish_with_child(run)
     run.begin(params)
     return run
 
 
 def _at_exit() -> None:
-    """Finish what is not finished, within the exit timeout of each run."""
-    crashed = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+    """Finish what is not finished. All runs ship at the same time, so they share one exit timeout, the longest."""
+    crashed = None if hasattr(sys, "ps1") else sys.exception() or getattr(sys, "last_value", None)
+    deadline_s = time.monotonic() + max((run.exit_timeout_s for run in _runs), default=0.0)
     for run in _runs:
-        run.finish(status_of(crashed))
+        run.finish(status_of(crashed), timeout_s=max(0.0, deadline_s - time.monotonic()))
 
 
 def _after_fork() -> None:

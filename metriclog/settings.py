@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,8 +39,8 @@ class Settings(BaseSettings):
         default=Path(".metriclog"), description="Where journals live, below the working directory by default."
     )
     mode: Mode | None = Field(default=None, description="online, offline or disabled. None: online if url is set.")
-    grafana_url: str = Field(
-        default="http://127.0.0.1:3000", description="Where the dashboards are, for the links we print."
+    grafana_url: str | None = Field(
+        default="http://127.0.0.1:3000", description="Where the dashboards are, for the links we print. None: no links."
     )
 
     verify_tls: bool = Field(default=True, description="Check the server's certificate.")
@@ -63,11 +64,31 @@ class Settings(BaseSettings):
         le=200_000,
         description="Posts of 20,000 lines are where InfluxDB 2 tops out; more costs memory.",
     )
+    connections: int = Field(
+        default=2, ge=1, le=16, description="Connections used at once while there is a backlog; more gain nothing here."
+    )
+    gzip: Literal["auto", "always", "never"] = Field(
+        default="auto", description="auto: compress posts, but not to this machine itself, where that costs more."
+    )
     segment_bytes: int = Field(
         default=16 << 20,
         ge=64 << 10,
         le=1 << 30,
         description="Size of one preallocated journal segment: the unit of deletion.",
+    )
+    journal_max_bytes: int = Field(
+        default=8 << 30,
+        ge=1 << 20,
+        description="Most bytes of one process' journal: about 700 million points.",
+    )
+    free_floor_bytes: int = Field(
+        default=256 << 20, ge=0, description="What the journal leaves free on its disk: checkpoints need room too."
+    )
+    journal_policy: Literal["drop_oldest", "block", "raise"] = Field(
+        default="drop_oldest", description="At these limits: give up the oldest points and count them, wait, or raise."
+    )
+    journal_io: Literal["auto", "mmap", "buffered"] = Field(
+        default="auto", description="auto: mapped, but buffered on network file systems, where kill -9 may cost 0.25 s."
     )
     retain_bytes: int = Field(
         default=1 << 30,
@@ -78,10 +99,14 @@ class Settings(BaseSettings):
     @field_validator("url", "grafana_url")
     @classmethod
     def _http_only(cls, value: str | None) -> str | None:
+        value = (value or "").strip()
         if not value:
             return None
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://, for example http://127.0.0.1:8086")
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # .port raises if it is none
+            raise ValueError("must be like http://127.0.0.1:8086: http:// or https://, a host, perhaps a port")
+        if parts.username is not None:
+            raise ValueError("must not hold a password, because addresses are shown; use METRICLOG_TOKEN")
         return value.rstrip("/")
 
     @classmethod
@@ -104,6 +129,8 @@ class Settings(BaseSettings):
                 token = self.token_file.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeError) as error:
                 raise SettingsError(f"METRICLOG_TOKEN_FILE {self.token_file} cannot be read: {error}") from error
+            if not token:
+                raise SettingsError(f"METRICLOG_TOKEN_FILE {self.token_file} is empty")
         if token is not None and not (token.isascii() and token.isprintable()):
             raise SettingsError("the token has line breaks or characters that no HTTP header can carry; copy it again")
         return token

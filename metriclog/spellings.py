@@ -60,21 +60,19 @@ class MlflowSpellings:
         Tags given here describe the run: they are stored as parameters named `tags/<key>`, because the tag set of a
         series cannot change.
         """
-        receipt = None
-        if isinstance(metrics, Mapping):
-            receipt = self.log(metrics) if metrics else None
-        else:
-            for key, value, step, timestamp in map(_metric_item, metrics):
-                receipt = self.log_metric(key, value, step, timestamp)
         described = {f"tags/{key}": str(value) for key, value in _pairs(tags)}
-        other = self.log_params({**dict(_pairs(params)), **described})
-        return receipt or other
+        receipt = self.log_params({**dict(_pairs(params)), **described})
+        if isinstance(metrics, Mapping):
+            return self.log(metrics) if metrics else receipt
+        for key, value, step, timestamp in map(_metric_item, metrics):
+            receipt = self.log_metric(key, value, step, timestamp)
+        return receipt
 
 
 def _metric_item(item: Any) -> tuple[str, Any, int | None, object]:
     """(key, value, step, timestamp in s) of a tuple or of MLflow's Metric, whose time stamp is in ms."""
     if isinstance(item, tuple):
-        key, value, step, timestamp, *_ = (*item, None, None)
+        key, value, step, timestamp, *_ = (*item, None, None, None, None)
         return key, value, step, timestamp
     stamp = getattr(item, "timestamp", None)
     return item.key, item.value, getattr(item, "step", None), None if stamp is None else stamp / 1000

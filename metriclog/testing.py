@@ -16,19 +16,26 @@ from pathlib import Path
 
 from metriclog import directory, points
 from metriclog.errors import ServerError
-from metriclog.journal import JournalReader
 from metriclog.points import Field, Point
+from metriclog.replay import JournalReader
 from metriclog.segments import LINES, Text, Values
 
 
 class Captured:
-    """What runs logged into a directory; read anew at each question."""
+    """What runs logged into a directory; read anew at each question until `keep` is called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept: list[Point] | None = None
+
+    def keep(self) -> None:
+        """Remember what is there now: the directory is about to go."""
+        self._kept = self.points()
 
     def points(self) -> list[Point]:
         """Every point, metrics included, in the order it was logged within each process."""
+        if self._kept is not None:
+            return list(self._kept)
         return [point for path in directory.process_directories(self.path) for point in read_points(path)]
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
@@ -53,14 +60,19 @@ class Captured:
 
 @contextlib.contextmanager
 def capture() -> Iterator[Captured]:
-    """Send every run that starts inside the block to a temporary journal: no server, no files left behind."""
+    """Send every run that starts inside the block to a temporary journal: no server, no files left behind.
+
+    What was logged inside the block can still be asked for after it.
+    """
     with tempfile.TemporaryDirectory(prefix="metriclog-") as folder:
         wanted = {"METRICLOG_DIR": folder, "METRICLOG_MODE": "offline"}
         before = {name: os.environ.get(name) for name in wanted}
         os.environ.update(wanted)
+        captured = Captured(Path(folder))
         try:
-            yield Captured(Path(folder))
+            yield captured
         finally:
+            captured.keep()
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
@@ -86,21 +98,28 @@ class ScriptedTarget:
             raise answer
         self.lines += lines.splitlines()
 
+    def healthy(self) -> bool:
+        """Always."""
+        return True
+
+    def another(self) -> ScriptedTarget:
+        """The same: the script is one."""
+        return self
+
     def close(self) -> None:
         """Nothing to close."""
 
 
-def read_points(path: Path) -> Iterator[Point]:
-    """Every point in one process directory."""
+def read_points(path: Path, position: int = 0) -> Iterator[Point]:
+    """Every point in one process directory, from a journal position on: that of an ack leaves what is pending."""
     meta = directory.read_meta(path)
-    source = JournalReader(path)
-    while found := source.read(100_000):
-        for _, entry in found:
-            if isinstance(entry, Values):
-                yield from _metric_points(entry, int(meta["started_ns"]) if meta else 0)
-            elif isinstance(entry, Text) and entry.kind == LINES:
-                yield from map(points.parse_line, entry.body.decode().split("\n"))
-    source.close()
+    with contextlib.closing(JournalReader(path, position)) as source:
+        while found := source.read(100_000):
+            for _, entry in found:
+                if isinstance(entry, Values):
+                    yield from _metric_points(entry, int(meta["started_ns"]) if meta else 0)
+                elif isinstance(entry, Text) and entry.kind == LINES:
+                    yield from map(points.parse_line, entry.body.decode().split("\n"))
 
 
 def number_of(point: Point) -> float:

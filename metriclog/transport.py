@@ -9,11 +9,14 @@ from __future__ import annotations
 import email.utils
 import gzip
 import json
+import os
 import re
+import threading
 import time
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from metriclog.errors import (
     BadRequestError,
@@ -34,9 +37,20 @@ if TYPE_CHECKING:
 
 MAX_ERROR_CHARS = 600  # of a server's words in a message
 MAX_RETRY_AFTER_S = 300.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 GZIP_LEVEL = 1  # 114 MB/s against 17 MB/s at level 9, for 13 % larger bodies
 _TRANSIENT_400 = ("wal buffer full", "wal is shutdown", "readonly now", "request limit", "too many requests")
 _UNPARSABLE = re.compile(r"unable to parse '(.*?)': (.*?)(?=\nunable to parse '|\Z)", re.DOTALL)
+
+# A fork while another thread imports would leave Python's import locks held for ever in the child: it waits instead.
+_importing = threading.RLock()
+os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
+
+
+def _import_client() -> None:
+    """Import influxdb_client, half a second of CPU: only who ships or queries pays."""
+    with _importing:
+        import influxdb_client.service.write_service  # noqa: F401
 
 
 class Transport:
@@ -49,6 +63,8 @@ class Transport:
         self._settings = settings
         self._client: InfluxDBClient | None = None
         self._service: WriteService | None = None
+        host = urlsplit(settings.url or "").hostname
+        self._compress = settings.gzip == "always" or (settings.gzip == "auto" and host not in LOOPBACK)
         self.target = sha256(f"{settings.url}|{settings.org}|{settings.bucket}".encode()).hexdigest()[:12]
 
     @property
@@ -58,6 +74,7 @@ class Transport:
 
     def write(self, lines: bytes) -> None:
         """Post line protocol, times in ns. Returns only after the server's 204."""
+        _import_client()
         from influxdb_client.rest import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -65,8 +82,8 @@ class Transport:
             _, status, headers = self._connect().post_write_with_http_info(
                 self._settings.org,
                 self._settings.bucket,
-                gzip.compress(lines, GZIP_LEVEL),
-                content_encoding="gzip",
+                gzip.compress(lines, GZIP_LEVEL) if self._compress else lines,
+                content_encoding="gzip" if self._compress else "identity",
                 precision="ns",
                 content_type="text/plain; charset=utf-8",
                 _return_http_data_only=False,
@@ -81,18 +98,19 @@ class Transport:
             raise RejectedError(str(error)) from error
         except (HTTPError, OSError) as error:
             raise TransientError(f"no answer from {self.address}: {_brief(error)}") from error
+        except UnicodeDecodeError as error:  # out of influxdb_client, which loses the status then
+            raise TransientError(f"the answer of {self.address} is no text: a proxy's or portal's?") from error
         if status != 204:
             kind = (headers or {}).get("Content-Type", "no content type")
             raise RejectedError(f"{self.address} answered {status} ({kind}), not InfluxDB's 204", status=status)
 
     def query(self, influxql: str) -> list[dict[str, Any]]:
         """Run one InfluxQL statement; its series as `{"name", "tags", "columns", "values"}`, times in ns."""
+        _import_client()
         from urllib3.exceptions import HTTPError
 
-        self._connect()
-        assert self._client is not None
         try:
-            answer = self._client.api_client.rest_client.pool_manager.request(
+            answer = self._pool().request(
                 "POST",
                 f"{self._settings.url}/query",
                 fields={"db": self._settings.bucket, "q": influxql, "epoch": "ns"},
@@ -108,28 +126,51 @@ class Transport:
             raise failure if not isinstance(failure, BadRequestError) else QueryError(f"{failure}: {influxql}")
         return _series(answer.data, influxql)
 
+    def healthy(self) -> bool:
+        """Whether the server says that it is well (`/health`, or `/ping` where there is none); never raises."""
+        _import_client()
+        from urllib3.exceptions import HTTPError
+
+        try:
+            pool = self._pool()
+            ask: dict[str, Any] = {"timeout": 5.0, "redirect": False, "retries": False}
+            answers = (pool.request("GET", f"{self._settings.url}{path}", **ask) for path in ("/health", "/ping"))
+            return any(answer.status in (200, 204) for answer in answers)
+        except (HTTPError, OSError, SettingsError):
+            return False
+
+    def another(self) -> Transport:
+        """A transport of its own for another thread, to the same place."""
+        return Transport(self._settings)
+
     def close(self) -> None:
         """Drop the connections; the next call connects again."""
         client, self._client, self._service = self._client, None, None
         if client is not None:
             client.close()
 
+    def _pool(self) -> Any:
+        self._connect()
+        assert self._client is not None
+        return self._client.api_client.rest_client.pool_manager
+
     def _connect(self) -> WriteService:
         if self._service is None:
-            from influxdb_client import InfluxDBClient  # half a second of CPU: only who ships or queries pays
+            from influxdb_client import InfluxDBClient
             from influxdb_client.service.write_service import WriteService
 
             settings = self._settings
-            self._client = InfluxDBClient(
-                url=settings.url,
-                token=settings.read_token(),
-                org=settings.org,
-                timeout=self._timeout_ms(),
-                verify_ssl=settings.verify_tls,
-                ssl_ca_cert=str(settings.ca_file) if settings.ca_file else None,
-                proxy=settings.proxy,
-                retries=False,  # tenacity does the retrying; False also means that no redirect is followed
-            )
+            with _importing:  # it imports the rest
+                self._client = InfluxDBClient(
+                    url=settings.url,
+                    token=settings.read_token(),
+                    org=settings.org,
+                    timeout=self._timeout_ms(),
+                    verify_ssl=settings.verify_tls,
+                    ssl_ca_cert=str(settings.ca_file) if settings.ca_file else None,
+                    proxy=settings.proxy,
+                    retries=False,  # tenacity does the retrying; False also means that no redirect is followed
+                )
             self._service = WriteService(self._client.api_client)
         return self._service
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "metriclog"
 
 # Each of these knows a subject of its own; a second module that imports one has taken over a part of it.
-ONLY_ROOM = {"influxdb_client": "transport", "tenacity": "shipper", "pandas": "reader"}
+ONLY_ROOM = {"influxdb_client": "transport", "tenacity": "sender", "pandas": "reader"}
 
 IMPORT_LIMIT_MS = 60
 HEAVY = {
@@ -32,16 +32,22 @@ HEAVY = {
 }
 LOADED_BY_IMPORT = {
     "metriclog",
+    "metriclog.backing",
+    "metriclog.deferred",
     "metriclog.directory",
     "metriclog.errors",
     "metriclog.identity",
     "metriclog.journal",
+    "metriclog.keeper",
     "metriclog.points",
     "metriclog.receipts",
+    "metriclog.recorder",
+    "metriclog.replay",
     "metriclog.run",
     "metriclog.segments",
     "metriclog.session",
     "metriclog.spellings",
+    "metriclog.volumes",
 }
 
 

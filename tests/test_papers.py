@@ -47,7 +47,9 @@ def test_every_command_of_the_readme_exists() -> None:
     listed = set(re.findall(r"^    metriclog (\w+)", README, re.M))
     from metriclog.cli import app
 
-    assert listed == {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert listed == {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -1,0 +1,138 @@
+"""The conservation oracle: accepted = on the server + pending + quarantined + counted drops, point by point.
+
+Accepted is what a load generator noted after `log()` had returned. The server is asked in InfluxQL, apart from
+metriclog's own reader. The journal stands between the two: what was accepted must be in it, and what is in it must be
+on the server, or beyond the ack, or in the quarantine file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from metriclog import directory, testing
+from metriclog.acks import load_ack
+from metriclog.points import Field, Point, parse_line
+from metriclog.settings import Settings
+from metriclog.transport import Transport
+from tests.servers.api import Influx
+
+MEASUREMENTS = ("metrics", "runs", "params", "events", "delivery")
+SLOT_NS = 64  # metriclog gives the lowest bits of a time stamp to the process
+
+Key = tuple[str, tuple[tuple[str, str], ...], int]  # measurement, tags, time in ns
+Stored = dict[Key, dict[str, Field]]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One call of `log()` that returned, and the clock (ns) before and after it."""
+
+    run: str
+    step: int
+    metrics: Mapping[str, float]
+    before_ns: int
+    after_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Points found: in all journals, on the server, beyond the acks, in quarantine."""
+
+    journal: int
+    server: int
+    pending: int
+    quarantined: int
+
+
+def check_conservation(
+    accepted: Iterable[Accepted],
+    settings: Settings,
+    influx: Influx | None,
+    *,
+    dropped: int = 0,
+    unreported: int = 0,
+    foreign_run: str | None = None,
+) -> Tally:
+    """Assert that no point was lost, altered or invented; `influx` None: nothing can have reached a server.
+
+    `dropped`: points that the runs counted as dropped. `unreported`: how many points at most may be there although
+    no call reported them: those of a call that was killed between writing and reporting. `foreign_run`: a run that
+    the test itself wrote to the server.
+    """
+    paths = directory.process_directories(settings.dir)
+    journal = _stored(point for path in paths for point in testing.read_points(path))
+    target = Transport(settings).target
+    pending = {_key(point) for path in paths for point in testing.read_points(path, load_ack(path, target).position)}
+    quarantined = {_key(point) for path in paths for point in _quarantined(path)}
+    server = {} if influx is None else server_points(influx)
+    server = {key: fields for key, fields in server.items() if ("run", foreign_run) not in key[1]}
+
+    altered = [key for key, fields in server.items() if journal.get(key) != fields]
+    assert altered == [], f"{len(altered)} points on the server are not as they were logged: {altered[:3]}"
+    lost = journal.keys() - server.keys() - pending - quarantined
+    assert not lost, f"{len(lost)} points are acknowledged but nowhere: {sorted(lost)[:3]}"
+    assert not quarantined & server.keys(), "a point is on the server and in quarantine"
+    _check_accepted(list(accepted), journal, dropped, unreported)
+    return Tally(len(journal), len(server), len(pending), len(quarantined))
+
+
+def server_points(influx: Influx) -> Stored:
+    """Every point in the bucket."""
+    found: Stored = {}
+    for measurement in [row["name"] for row in influx.rows("SHOW MEASUREMENTS")]:
+        answer = influx.query(f'SELECT * FROM "{measurement}" GROUP BY *')
+        for series in answer["results"][0].get("series", []):
+            tags = tuple(sorted((key, value) for key, value in series["tags"].items() if value))
+            names = series["columns"][1:]
+            for time_ns, *values in series["values"]:
+                pairs = zip(names, values, strict=True)
+                found[measurement, tags, time_ns] = {name: value for name, value in pairs if value is not None}
+    return found
+
+
+def _check_accepted(accepted: list[Accepted], journal: Stored, dropped: int, unreported: int) -> None:
+    wanted = Counter(
+        (call.run, metric, call.step, repr(float(value))) for call in accepted for metric, value in call.metrics.items()
+    )
+    times: dict[tuple[str, str, int], list[int]] = {}
+    found: Counter[tuple[str, str, int, str]] = Counter()
+    for (measurement, tags, time_ns), fields in journal.items():
+        if measurement == "metrics":
+            point = Point(measurement, dict(tags), fields, time_ns)
+            series = (point.tags["run"], point.tags["metric"], int(fields["step"]))
+            found[*series, repr(testing.number_of(point))] += 1
+            times.setdefault(series, []).append(time_ns)
+    missing, extra = wanted - found, found - wanted
+    assert missing.total() == dropped, f"{missing.total()} accepted points are missing: {list(missing)[:3]}"
+    assert extra.total() <= unreported, f"{extra.total()} points were never logged: {list(extra)[:3]}"
+    for call in accepted:
+        for metric in call.metrics:
+            given = times.get((call.run, metric, call.step), [])
+            early, late = call.before_ns - SLOT_NS, call.after_ns + SLOT_NS
+            assert len(given) != 1 or early < given[0] < late, f"the time of {call} is {given[0]}"
+
+
+def _stored(points: Iterable[Point]) -> Stored:
+    stored: Stored = {}
+    for point in points:
+        assert _key(point) not in stored, f"two points of one series at one instant: {point}"
+        assert not any(isinstance(value, float) and not math.isfinite(value) for value in point.fields.values())
+        stored[_key(point)] = point.fields
+    return stored
+
+
+def _key(point: Point) -> Key:
+    return point.measurement, tuple(sorted(point.tags.items())), point.time_ns
+
+
+def _quarantined(path: Path) -> Iterable[Point]:
+    for file in path.glob("quarantine-*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            kept = json.loads(line)
+            assert kept["reason"]
+            yield parse_line(kept["line"])

@@ -23,6 +23,8 @@ MAX_NAME_CHARS = 512  # InfluxDB refuses keys beyond 65,535 bytes; menus and leg
 MAX_TAGS_BYTES = 32_768  # of all user tags: half of such a key, the other half for metriclog's own tags
 RESERVED_TAGS = frozenset(
     {"experiment", "run", "metric", "model", "dataset", "rank", "time", "value", "step", "elapsed", "nonfinite"}
+    # Fields of measurements that carry the same tags: InfluxDB 3 wants no tag and field of one name.
+    | {"last", "min", "max", "mean", "last_step", "min_step", "max_step", "count", "host"}
 )
 NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = 1, 2, 3
 MAX_TIME_NS = 2**63 - 2**20

@@ -51,6 +51,7 @@ class Recorder:
         self._beat, self._opened = beat, opened
         self._lock = threading.RLock()
         self._warned_s = -WARN_EVERY_S
+        self._unkept = 0
         self._deferred: DeferredReads | None = None
         self.closed = False
         self.child = False
@@ -65,10 +66,11 @@ class Recorder:
         self, key: Any, names: Sequence[str], tags: Tags, step: int, values: Sequence[float], time_ns: int | None
     ) -> Receipt:
         """Append one values record; what finds no room is counted."""
-        own = self.open()
-        if own is None or not names:
-            return Receipt(self.delivery, 0)
+        own = None
         try:
+            own = self.open()
+            if own is None or not names:
+                return Receipt(self.delivery, 0)
             shape = own.shape(key, tuple(names), tags)
             return Receipt(self.delivery, own.append_values(shape, step, values, time_ns))
         except JournalError as error:
@@ -76,10 +78,11 @@ class Recorder:
 
     def lines(self, lines: Sequence[str]) -> Receipt:
         """Append points in line protocol; what finds no room is counted."""
-        own = self.open()
-        if own is None or not lines:
-            return Receipt(self.delivery, 0)
+        own = None
         try:
+            own = self.open()
+            if own is None or not lines:
+                return Receipt(self.delivery, 0)
             return Receipt(self.delivery, own.append_lines(lines))
         except JournalError as error:
             return self._lost(own, len(lines), error)
@@ -104,8 +107,7 @@ class Recorder:
 
     def now_ns(self) -> int:
         """A time stamp of this process' clock."""
-        own = self.open()
-        return own.now_ns() if own else time.time_ns()
+        return self.journal.now_ns() if self.journal else time.time_ns()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything recorded so far is delivered; False at the deadline or if nothing ships."""
@@ -148,7 +150,7 @@ class Recorder:
             "delivered": delivered,
             "pending": pending,
             "quarantined": quarantined,
-            "dropped": dropped,
+            "dropped": dropped + self._unkept,
             "retried": ship.control.retried if ship else 0,
             "lag_s": max(0.0, lag_s),
             "pending_bytes": own.bytes_after(self.delivery.acked) if own and ship and pending else 0,
@@ -181,6 +183,8 @@ class Recorder:
 
         assert self._settings is not None
         self.journal, self.delivery = opened.journal, opened.delivery
+        self.journal.lose(self._unkept)
+        self._unkept = 0
         self._opened(self)
         if self._who.mode == "online":
             from metriclog.transport import Transport
@@ -188,13 +192,17 @@ class Recorder:
             self.ship = Ship(opened, self._who.root, Transport(self._settings), self._settings)
         self.heart = Heart(self._beat, opened.journal, self._settings.heartbeat_s)
 
-    def _lost(self, own: Journal, count: int, error: JournalError) -> Receipt:
-        own.lose(count)
+    def _lost(self, own: Journal | None, count: int, error: JournalError) -> Receipt:
+        """Count points that found no room; without a journal (a forked child, a full disk) until there is one."""
+        self._unkept += 0 if own else count
+        if own is not None:
+            own.lose(count)
         if self._settings is not None and self._settings.journal_policy == "raise":
             raise error
         if time.monotonic() - self._warned_s >= WARN_EVERY_S:
             self._warned_s = time.monotonic()
-            logger.warning("metriclog: %s; %d points dropped so far. Free some space", error, own.dropped)
+            dropped = own.dropped if own else self._unkept
+            logger.warning("metriclog: %s; %d points dropped so far. Free some space", error, dropped)
         return Receipt(Delivery(verdict=error), 1)
 
     def _drain(self, timeout_s: float) -> None:

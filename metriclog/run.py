@@ -100,17 +100,15 @@ class Run(MlflowSpellings):
     def log_params(self, params: Mapping[str, object]) -> Receipt:
         """Store parameters: numbers as numbers, the rest as text. Written at once, and again only on change."""
         self._check_open()
-        changed = {}
-        for name, value in points.flatten(params).items():
-            check_name(name, "parameter name")
-            field = points.as_field(value)
-            if self._params.get(name) != field:
-                self._params[name] = field
-                changed[name] = field[1]
-        who = (self.experiment, self.run_id)
-        return self._recorder.lines(
-            [points.param_line(*who, name, it, self._recorder.now_ns()) for name, it in changed.items()]
-        )
+        given = {check_name(name, "parameter name"): it for name, it in points.flatten(params).items()}
+        fields = {name: points.as_field(value) for name, value in given.items()}
+        changed = {name: field for name, field in fields.items() if self._params.get(name) != field}
+        who, now_ns = (self.experiment, self.run_id), self._recorder.now_ns
+        lines = [points.param_line(*who, name, value, now_ns()) for name, (_, value) in changed.items()]
+        receipt = self._recorder.lines(lines)
+        if not isinstance(receipt.exception(), JournalError):  # where there was no room, the next call tries again
+            self._params |= changed
+        return receipt
 
     def event(self, kind: str, title: str, text: str = "", step: int | None = None, level: str = "info") -> Receipt:
         """Store an event (start, resume, finish, checkpoint, phase, note, …), drawn as an annotation.

@@ -6,6 +6,7 @@ what the server can never take is given back as refused, with the server's reaso
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import re
@@ -75,7 +76,7 @@ class Control:
     trouble: Callable[[str | None], None] = lambda _: None  # told the server's last words, None when all is well
     retried: int = 0
     last_error: str | None = None
-    warned_s: float = -WARN_EVERY_S
+    warned_s: dict[str, float] = field(default_factory=dict)
     told: bool = False  # whether the user knows of the trouble, and wants to know of its end
 
     def hurry(self, seconds: float) -> None:
@@ -87,6 +88,14 @@ class Control:
         """Stop as soon as the request under way allows."""
         self.stop.set()
         self.woken.set()
+
+    def warn(self, words: str, *details: object) -> bool:
+        """Log a warning, unless there was one of these words within WARN_EVERY_S; whether it was logged."""
+        late = self.clock() - self.warned_s.get(words, -WARN_EVERY_S) >= WARN_EVERY_S
+        if late:
+            self.warned_s[words] = self.clock()
+            logger.warning(f"metriclog: {words}", *details)
+        return late
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but wake at once when somebody waits or at the end."""
@@ -127,7 +136,15 @@ class Sender:
         refused = self._sift(lines)
         if self._suspects and self.successes == self._before:
             self._keep(self._suspects[0][1])
-        return refused + [(line, str(error)) for line, error in self._suspects]
+        return refused + [(line, str(error)) for line, error in self._suspects if not self._takes_now(line, error)]
+
+    def _takes_now(self, line: bytes, error: ServerError) -> bool:
+        """Whether the server takes a line now on which it failed before it took others: it may have been ill then."""
+        if isinstance(error, _SuspectError):
+            with contextlib.suppress(ServerError):
+                self._target.write(line)
+                return True
+        return False
 
     def _sift(self, lines: Sequence[bytes]) -> Refused:
         if not lines:
@@ -185,8 +202,12 @@ class Sender:
 
     def _sort_out(self, lines: Sequence[bytes], error: PartialWriteError) -> Refused:
         """After a partial write: set apart what the server's words point at, so that the rest is proven in one go."""
+        if len(lines) == 1 and _is_stored(error):
+            self.successes += 1
+            self._control.warn("the server left a field out of a point that it stored. %s", error)
+            return []
         if len(lines) == 1:
-            return [] if _is_stored(error) else [(lines[0], str(error))]
+            return [(lines[0], str(error))]
         bound_ns = _retention_bound_ns(str(error))
         if bound_ns is not None:
             old = {line for line in lines if int(line.rsplit(b" ", 1)[1]) < bound_ns}
@@ -215,8 +236,8 @@ class Sender:
         wish_s = error.retry_after_s if isinstance(error, TransientError) else None
         if control.clock() < control.urgent_until_s:
             return max(URGENT_BACKOFF_S, min(wish_s or 0.0, control.urgent_until_s - control.clock()))
-        if wish_s is not None:
-            return wish_s
+        if wish_s:  # a wish for no pause at all gets the usual one
+            return max(0.05, wish_s)
         if isinstance(error, RejectedError):
             return min(MAX_REJECTED_S, FIRST_REJECTED_S * 2.0 ** (attempt - 1)) * control.rng.uniform(0.5, 1.0)
         return max(0.05, control.rng.uniform(0.0, min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt)))
@@ -230,9 +251,8 @@ class Sender:
         if words != control.last_error:
             control.last_error = words
             control.trouble(words)
-        if control.clock() - control.warned_s >= WARN_EVERY_S:
-            control.warned_s, control.told = control.clock(), True
-            logger.warning("metriclog: points wait in the journal; still trying. %s", words)
+        if control.warn("points wait in the journal; still trying. %s", words):
+            control.told = True
 
 
 def _is_stored(error: PartialWriteError) -> bool:

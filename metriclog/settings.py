@@ -45,7 +45,7 @@ class Settings(BaseSettings):
 
     verify_tls: bool = Field(default=True, description="Check the server's certificate.")
     ca_file: Path | None = Field(default=None, description="CA bundle for a private certificate authority.")
-    proxy: str | None = Field(default=None, description="HTTP proxy between this process and the server.")
+    proxy: str | None = Field(default=None, repr=False, description="HTTP proxy between this process and the server.")
 
     connect_timeout_s: float = Field(default=2.0, gt=0, description="A host that does not answer a SYN in 2 s is away.")
     read_timeout_s: float = Field(

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from influxdb_client.service.write_service import WriteService
 
 MAX_ERROR_CHARS = 600  # of a server's words in a message
+MAX_ANSWER_BYTES = 64 << 10  # read of an answer that only has to be said or understood, whoever sends it
 MAX_RETRY_AFTER_S = 300.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 GZIP_LEVEL = 1  # 114 MB/s against 17 MB/s at level 9, for 13 % larger bodies
@@ -63,6 +65,7 @@ class Transport:
         self._settings = settings
         self._client: InfluxDBClient | None = None
         self._service: WriteService | None = None
+        self._token: str | None = None
         host = urlsplit(settings.url or "").hostname
         self._compress = settings.gzip == "always" or (settings.gzip == "auto" and host not in LOOPBACK)
         self.target = sha256(f"{settings.url}|{settings.org}|{settings.bucket}".encode()).hexdigest()[:12]
@@ -75,7 +78,6 @@ class Transport:
     def write(self, lines: bytes) -> None:
         """Post line protocol, times in ns. Returns only after the server's 204."""
         _import_client()
-        from influxdb_client.rest import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
@@ -89,19 +91,17 @@ class Transport:
                 _return_http_data_only=False,
                 _request_timeout=self._timeout_ms(),
             )
-        except ApiException as error:
-            failure = classify(error.status, _text(error.body or error.reason), error.headers or {})
+        except _AnswerError as answer:
+            failure = self._classified(answer)
             if isinstance(failure, RejectedError):
                 self.close()  # so that the next attempt reads the token file again
             raise failure from None
         except SettingsError as error:
             raise RejectedError(str(error)) from error
         except (HTTPError, OSError) as error:
-            raise TransientError(f"no answer from {self.address}: {_brief(error)}") from error
-        except UnicodeDecodeError as error:  # out of influxdb_client, which loses the status then
-            raise TransientError(f"the answer of {self.address} is no text: a proxy's or portal's?") from error
+            raise self._no_answer(error) from error
         if status != 204:
-            kind = (headers or {}).get("Content-Type", "no content type")
+            kind = _message((headers or {}).get("Content-Type", "no content type"))
             raise RejectedError(f"{self.address} answered {status} ({kind}), not InfluxDB's 204", status=status)
 
     def query(self, influxql: str) -> list[dict[str, Any]]:
@@ -110,20 +110,21 @@ class Transport:
         from urllib3.exceptions import HTTPError
 
         try:
-            answer = self._pool().request(
+            answer = self._connections().request(
                 "POST",
                 f"{self._settings.url}/query",
                 fields={"db": self._settings.bucket, "q": influxql, "epoch": "ns"},
                 encode_multipart=False,
                 headers={"Authorization": f"Token {self._settings.read_token()}", "Accept": "application/json"},
                 timeout=self._settings.read_timeout_s,
-                redirect=False,
+                whole=True,
             )
+        except _AnswerError as said:
+            failure = self._classified(said)
+            query = isinstance(failure, BadRequestError)
+            raise (QueryError(f"{failure}: {influxql}") if query else failure) from None
         except (HTTPError, OSError) as error:
-            raise TransientError(f"no answer from {self.address}: {_brief(error)}") from error
-        if answer.status != 200:
-            failure = classify(answer.status, _text(answer.data), answer.headers)
-            raise failure if not isinstance(failure, BadRequestError) else QueryError(f"{failure}: {influxql}")
+            raise self._no_answer(error) from error
         return _series(answer.data, influxql)
 
     def healthy(self) -> bool:
@@ -132,11 +133,15 @@ class Transport:
         from urllib3.exceptions import HTTPError
 
         try:
-            pool = self._pool()
-            ask: dict[str, Any] = {"timeout": 5.0, "redirect": False, "retries": False}
-            answers = (pool.request("GET", f"{self._settings.url}{path}", **ask) for path in ("/health", "/ping"))
-            return any(answer.status in (200, 204) for answer in answers)
+            return any(self._is_well(path) for path in ("/health", "/ping"))
         except (HTTPError, OSError, SettingsError):
+            return False
+
+    def _is_well(self, path: str) -> bool:
+        try:
+            answer = self._connections().request("GET", f"{self._settings.url}{path}", timeout=5.0)
+            return answer.status in (200, 204)
+        except _AnswerError:
             return False
 
     def another(self) -> Transport:
@@ -149,10 +154,22 @@ class Transport:
         if client is not None:
             client.close()
 
-    def _pool(self) -> Any:
+    def _classified(self, answer: _AnswerError) -> ServerError:
+        """The error behind an answer, without the token: some servers repeat the request in it."""
+        words = answer.said.replace(self._token, "***") if self._token else answer.said
+        return classify(answer.status, words, answer.headers)
+
+    def _no_answer(self, error: Exception) -> ServerError:
+        words = f"no answer from {self.address}: {_brief(error)}"
+        if "CERTIFICATE_VERIFY_FAILED" in words:
+            return RejectedError(f"{words}. METRICLOG_CA_FILE can name the authority to trust")
+        return TransientError(words)
+
+    def _connections(self) -> _Connections:
         self._connect()
         assert self._client is not None
-        return self._client.api_client.rest_client.pool_manager
+        connections: _Connections = self._client.api_client.rest_client.pool_manager
+        return connections
 
     def _connect(self) -> WriteService:
         if self._service is None:
@@ -160,10 +177,11 @@ class Transport:
             from influxdb_client.service.write_service import WriteService
 
             settings = self._settings
+            self._token = settings.read_token()
             with _importing:  # it imports the rest
                 self._client = InfluxDBClient(
                     url=settings.url,
-                    token=settings.read_token(),
+                    token=self._token,
                     org=settings.org,
                     timeout=self._timeout_ms(),
                     verify_ssl=settings.verify_tls,
@@ -171,11 +189,64 @@ class Transport:
                     proxy=settings.proxy,
                     retries=False,  # tenacity does the retrying; False also means that no redirect is followed
                 )
+            rest = self._client.api_client.rest_client
+            rest.pool_manager = _Connections(rest.pool_manager)
             self._service = WriteService(self._client.api_client)
         return self._service
 
     def _timeout_ms(self) -> tuple[int, int]:
         return round(self._settings.connect_timeout_s * 1000), round(self._settings.read_timeout_s * 1000)
+
+
+class _AnswerError(Exception):
+    """An answer that is no 2xx, with the beginning of what it says."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], said: str) -> None:
+        super().__init__(status)
+        self.status, self.headers, self.said = status, headers, said
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What influxdb_client wants to see of an answer."""
+
+    status: int
+    reason: str | None
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class _Connections:
+    """The connection pool under influxdb_client, without its trust in answers.
+
+    By itself the client reads an answer of any size into memory, fails on one that is no UTF-8 without telling its
+    status, and for one that is no JSON calls `logging.debug`, which sets up the logging of the whole program.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def request(self, method: str, url: str, *, whole: bool = False, **options: Any) -> _Answer:
+        """A 2xx answer: its first MAX_ANSWER_BYTES, all if `whole`. Raises `_AnswerError`, urllib3's, `OSError`."""
+        from urllib3.exceptions import SSLError
+
+        options |= {"preload_content": False, "redirect": False}
+        try:
+            answer = self._pool.request(method, url, **options)
+        except SSLError as error:  # the client would make an answer of status 0 of it
+            raise OSError(str(error)) from error
+        good = 200 <= answer.status <= 299
+        data = answer.read(None if whole and good else MAX_ANSWER_BYTES, decode_content=whole and good)
+        if len(data) >= MAX_ANSWER_BYTES and not (whole and good):
+            answer.close()  # there may be more; nobody wants it
+        answer.release_conn()
+        if not good:
+            raise _AnswerError(answer.status, answer.headers, _text(data))
+        return _Answer(answer.status, answer.reason, answer.headers, data if whole else _text(data).encode())
+
+    def clear(self) -> None:
+        """Close all."""
+        self._pool.clear()
 
 
 def classify(status: int | None, body: str, headers: Mapping[str, str]) -> ServerError:
@@ -242,9 +313,14 @@ def _brief(error: BaseException) -> str:
     return _message(re.sub(r"^(\w+\(.*?\): )+", "", str(error)))
 
 
+def _whole(digits: str) -> int | float:
+    """A JSON int; but `-0` is the float -0.0, of which InfluxDB leaves the fraction out."""
+    return -0.0 if digits == "-0" else int(digits)
+
+
 def _series(data: bytes, influxql: str) -> list[dict[str, Any]]:
     try:
-        result = json.loads(data)["results"][0]
+        result = json.loads(data, parse_int=_whole)["results"][0]
     except (ValueError, KeyError, IndexError) as error:
         raise QueryError(f"this is no InfluxQL answer: {_message(_text(data))}") from error
     if "error" in result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+import metriclog
 from metriclog.grafana import dashboards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,3 +198,33 @@ def test_docker_compose_takes_the_file_with_the_example_and_refuses_it_without(t
 
     (tmp_path / ".env").write_text(EXAMPLE_TEXT)
     subprocess.run(config, cwd=tmp_path, env=environment, check=True, timeout=60)
+
+
+def engine_works() -> bool:
+    return compose_is_there() and subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not engine_works(), reason="no docker engine runs here: the stack itself is not started")
+def test_the_stack_comes_up_takes_points_and_shows_the_dashboard(tmp_path: Path) -> None:
+    for name in ("docker-compose.yml", "provisioning", "dashboards"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / ".env").write_text(EXAMPLE_TEXT)
+    compose = ["docker", "compose", "--project-name", f"metriclog-test-{os.getpid()}"]
+    try:
+        subprocess.run([*compose, "up", "--detach", "--wait"], cwd=tmp_path, check=True, timeout=600)
+        example = settings_of(EXAMPLE_TEXT)
+        settings = metriclog.Settings.load(
+            url=example["METRICLOG_URL"], token=example["METRICLOG_TOKEN"], dir=tmp_path / "journal"
+        )
+        with metriclog.init("compose", settings=settings) as run:
+            run.log({"loss": 0.5}, step=1)
+            assert run.flush(30.0)
+        assert metriclog.reader.open_server(settings).curve(run.run_id, "loss")["value"].tolist() == [0.5]
+        login = f"admin:{example['GRAFANA_PASSWORD']}"
+        board = ["curl", "-fsS", "-u", login, "http://127.0.0.1:3000/api/dashboards/uid/metriclog-curves"]
+        answer = subprocess.run(board, check=True, capture_output=True, timeout=60).stdout
+        assert json.loads(answer)["meta"]["provisioned"] is True
+    finally:
+        subprocess.run([*compose, "down", "--volumes"], cwd=tmp_path, check=False, timeout=300)

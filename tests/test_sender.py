@@ -103,10 +103,10 @@ def test_passing_trouble_is_retried_without_limit_with_pauses_within_bounds(capl
 
 
 def test_retry_after_is_obeyed_to_the_second() -> None:
-    wishes = [TransientError("busy", status=429, retry_after_s=wish_s) for wish_s in (7.0, 0.0, 300.0)]
+    wishes = [TransientError("busy", status=429, retry_after_s=wish_s) for wish_s in (7.0, 1.5, 300.0)]
     control = VirtualControl()
     Sender(ScriptedTarget(wishes), control).deliver(lines_of(1))
-    assert control.slept == [7.0, 0.0, 300.0]
+    assert control.slept == [7.0, 1.5, 300.0]
 
 
 def test_a_wrong_configuration_is_retried_slowly_and_drops_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,7 @@ if __name__ == "__main__":
     )
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="multiprocessing has caught the error before its exit begins")
 def test_a_spawned_child_that_fails_marks_its_own_run_as_failed(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(

@@ -180,7 +180,7 @@ def test_a_post_to_this_machine_itself_is_not_compressed(serve: Serve) -> None:
         (says(413), TooLargeError, "413"),
         (says(422, b'{"message":"partial write: x dropped=1"}'), PartialWriteError, "partial write"),
         (says(429, Retry_After="3"), TransientError, "429"),
-        (says(503, b"\xff\xfe not utf-8"), TransientError, "no text"),
+        (says(503, b"\xff\xfe not utf-8", Retry_After="3"), TransientError, "503: \ufffd\ufffd not utf-8"),
         (hangs_up, TransientError, "no answer from http://127.0.0.1"),
         (breaks_off, TransientError, "no answer from http://127.0.0.1"),
         (drips, TransientError, "no answer from http://127.0.0.1"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metriclog.acks import Ack, load_ack
 from metriclog.directory import process_directories, read_meta
-from metriclog.errors import MetriclogError, ServerError
+from metriclog.errors import JournalError, MetriclogError, ServerError
 from metriclog.journal import Journal
 from metriclog.keeper import Opened, recover
 from metriclog.replay import JournalReader, owner_is_alive
@@ -101,19 +101,26 @@ class Ship:
         self._thread.join(timeout_s)
 
     def _loop(self) -> None:
-        with shipping_lock(self._own.directory, self._target.target):
-            while not self.control.stop.is_set():
-                try:
-                    if not self._step():
-                        self.control.sleep(self._settings.flush_interval_s)
-                except ServerError:
-                    continue  # told to stop
-                except Exception:
-                    logger.warning("metriclog: shipping failed; points wait in the journal", exc_info=True)
-                    self.control.sleep(LEFTOVER_EVERY_S)
+        while not self.control.stop.is_set():
+            with shipping_lock(self._own.directory, self._target.target) as mine:
+                if not mine:  # a `sync` is at it: it ships for us
+                    self.control.sleep(self._settings.flush_interval_s)
+                    continue
+                self._ship()
         if self._shipper:
             self._shipper.close()
         self._target.close()
+
+    def _ship(self) -> None:
+        while not self.control.stop.is_set():
+            try:
+                if not self._step():
+                    self.control.sleep(self._settings.flush_interval_s)
+            except ServerError:
+                continue  # told to stop
+            except Exception:
+                logger.warning("metriclog: shipping failed; points wait in the journal", exc_info=True)
+                self.control.sleep(LEFTOVER_EVERY_S)
 
     def _step(self) -> bool:
         """Ship something; False if there was nothing to ship."""
@@ -153,6 +160,8 @@ def leftovers(root: Path, target: str) -> list[Path]:
     for path in process_directories(root):
         if owner_is_alive(path):
             continue
+        with contextlib.suppress(OSError, JournalError):
+            recover(path)
         meta = read_meta(path)
         if meta is not None and meta.get("mode") == "online" and is_pending(path, target):
             found.append(path)

@@ -7,11 +7,16 @@ survives kill -9 once `save` has written it out; the loss window is the interval
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 from pathlib import Path
 
+from metriclog import files
+
 PREFAULT = getattr(mmap, "MAP_POPULATE", 0)
+SPARE = "next.spare"  # the segment to come, laid by in the background
+LOCK = "owner.lock"
 
 
 class Mapped:
@@ -20,7 +25,13 @@ class Mapped:
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.size = size
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.closed = False
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileExistsError:  # left by an attempt that failed half way; nobody else makes files here
+            path.unlink()
+            fd = os.open(path, flags, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(fd, 0, size)
@@ -33,56 +44,157 @@ class Mapped:
         finally:
             os.close(fd)
 
-    def written(self, end: int) -> int:
-        """How far other readers of the file can read, of `end` bytes stored."""
-        return end
-
     def save(self, _end: int) -> None:
         """Ask the system to bring the bytes to the disk: against a power cut, not needed against kill -9."""
         assert isinstance(self.view, mmap.mmap)
         self.view.flush()
 
     def close(self, end: int) -> None:
-        """Save, unmap and cut the file to `end` bytes. `OSError` passes through."""
-        assert isinstance(self.view, mmap.mmap)
-        self.view.flush()
+        """Save, cut the file to `end` bytes, unmap. `OSError` passes through, and it is closed all the same."""
+        with contextlib.ExitStack() as stack:  # a mapping kept would cost a descriptor, and its bytes are safe
+            stack.callback(self.forget)
+            stack.callback(self._cut, end)
+            self.save(end)
+
+    def _cut(self, end: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # delivered and deleted already
             os.truncate(self.path, end)
-        self.view.close()
 
     def forget(self) -> None:
         """Unmap without touching a byte: in a forked child the bytes are the parent's."""
         assert isinstance(self.view, mmap.mmap)
         self.view.close()
+        self.closed = True
+
+    def rewrite(self, end: int) -> None:
+        """Write the first `end` bytes into a new file of the same name: somebody deleted the old one."""
+        with memoryview(self.view) as view, open(self.path, "wb", opener=files.private) as file:
+            file.write(view[:end])
 
 
 class Buffered:
-    """Memory of the same size, written out with `write(2)` by whoever calls `save`."""
+    """Memory of the same size, written out with `write(2)` by whoever calls `save`; before that there is no file.
+
+    So a reader that finds a segment knows that the one before it is written to its end.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.size = size
+        self.closed = False
         self.view: mmap.mmap | bytearray = bytearray(size)
         self._saved = 0
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-    def written(self, end: int) -> int:
-        """How far other readers of the file can read, of `end` bytes stored."""
-        return min(self._saved, end)
+        self._fd = -1
 
     def save(self, end: int) -> None:
         """Write out what is new up to `end`. `OSError` passes through; the next call tries the same bytes again."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         while self._saved < end:
             self._saved += os.pwrite(self._fd, memoryview(self.view)[self._saved : end], self._saved)
 
     def close(self, end: int) -> None:
-        """Save and close. `OSError` passes through."""
+        """Save and close. `OSError` passes through, and it stays open: the bytes are nowhere else."""
         self.save(end)
         self.forget()
 
     def forget(self) -> None:
         """Close the file without writing."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        self.closed = True
+
+    def rewrite(self, end: int) -> None:
+        """Begin a new file of the same name: somebody deleted the old one."""
+        self.forget()
+        self.closed, self._saved = False, 0
+        self.save(end)
 
 
 Backing = Mapped | Buffered
+
+
+class Place:
+    """A process directory as its writer holds it: the lock that says it lives, fresh segments, one laid by."""
+
+    def __init__(self, directory: Path, segment_bytes: int, *, buffered: bool) -> None:
+        self.directory = directory
+        self._segment_bytes, self._buffered = segment_bytes, buffered
+        self.spare: Backing | None = None
+        self._lock_fd = -1
+
+    def lock(self) -> None:
+        """Say that the owner lives: the kernel takes it back when this process ends. `OSError` passes through."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._lock_fd = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # no flock here: the owner counts as dead, which costs duplicates only
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+
+    def vanished(self) -> bool:
+        """Whether somebody deleted the directory, or all that is in it."""
+        return not (self.directory / LOCK).exists()
+
+    def make_again(self) -> None:
+        """After it vanished; to be locked when all is in place again. `OSError` passes through."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.spare is not None:
+            self.spare.forget()
+            self.spare = None
+
+    def fresh(self, name: str, size: int) -> Backing:
+        """An empty segment of at least `size` bytes; `spare` until somebody takes it. `OSError` passes through.
+
+        It is whole before it gets its name: a reader that finds it stays with it.
+        """
+        if self._buffered:
+            return Buffered(self.directory / name, size)
+        if self.spare is not None and self.spare.size < size:
+            self._drop(self.spare)
+            self.spare = None
+        if self.spare is None:
+            self.spare = Mapped(self.directory / SPARE, size)
+        if self.spare.path.name == SPARE:
+            with contextlib.suppress(FileNotFoundError):  # named in an attempt that was interrupted; or all is deleted
+                self.spare.path.replace(self.directory / name)
+            self.spare.path = self.directory / name
+        return self.spare
+
+    @property
+    def ahead_bytes(self) -> int:
+        """What laying by takes beside the segments."""
+        return 0 if self._buffered else self._segment_bytes
+
+    def lay_by(self) -> None:
+        """Make the segment to come, if there is none, so that a roll costs a rename."""
+        if self.spare is None and not self._buffered:
+            with contextlib.suppress(OSError):
+                self.spare = Mapped(self.directory / SPARE, self._segment_bytes)
+
+    def delete(self, name: str) -> bool:
+        """Delete a file; False where that fails."""
+        try:
+            (self.directory / name).unlink(missing_ok=True)
+            return True
+        except OSError:
+            return False
+
+    def let_go(self) -> None:
+        """Delete what is laid by, and release the lock."""
+        if self.spare is not None:
+            self._drop(self.spare)
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: let go without touching a file."""
+        if self.spare is not None:
+            self.spare.forget()
+            self.spare = None
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _drop(self, spare: Backing) -> None:
+        spare.forget()
+        self.delete(spare.path.name)

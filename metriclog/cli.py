@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -18,19 +19,22 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from metriclog import quarantine
-from metriclog.acks import load_ack, save_ack
+from metriclog.acks import forget_ack, load_ack, save_ack
 from metriclog.background import is_pending, ship_directory
 from metriclog.directory import process_directories
-from metriclog.errors import JournalError, MetriclogError, ServerError, UsageError
+from metriclog.errors import JournalError, MetriclogError, RejectedError, ServerError, TransientError, UsageError
+from metriclog.segments import position_of, segment_numbers
 from metriclog.sender import Control, Sender
 from metriclog.settings import Settings
 from metriclog.shipper import shipping_lock
-from metriclog.status import State, collect, count_pending
+from metriclog.status import State, collect, count_pending, save_trouble
 from metriclog.transport import Transport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console()
 plain = Console(markup=False, emoji=False, highlight=False)  # names and servers' words may hold [brackets] and :colons:
+
+REQUEUE_PATIENCE_S = 30.0  # without a yes
 
 Url = Annotated[str | None, typer.Option(help="InfluxDB address; else METRICLOG_URL. The token is METRICLOG_TOKEN.")]
 Dir = Annotated[Path | None, typer.Argument(help="Journal directory; else METRICLOG_DIR.", show_default=False)]
@@ -80,6 +84,9 @@ def sync(
     url: Url = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on for ever, also on live runs.")] = False,
     give_up_after_s: Annotated[float, typer.Option(help="Without --watch: stop after so long without a yes.")] = 30.0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Send all that is still in the journals: to a server that lost it.")
+    ] = False,
 ) -> None:
     """Ship what is left in journal directories. Safe twice, and beside live runs; exit code 1 if something is left."""
     settings = _settings(url=url)
@@ -90,8 +97,9 @@ def sync(
             raise UsageError(f"{root} is no directory; give the directory that METRICLOG_DIR named for the run")
     target = Transport(settings)
     control = Control(give_up_after_s=None if watch else give_up_after_s)
+    kept = _forget_acks(roots, target.target) if again else []
     before = _totals(roots, target.target)
-    left = _ship_all(roots, target, control, settings)
+    left = kept + _ship_all(roots, target, control, settings)
     while watch:
         time.sleep(settings.flush_interval_s)
         left = _ship_all(roots, target, control, settings)
@@ -159,13 +167,19 @@ def quarantine_command(
     actions: dict[str, Callable[[Path, Transport], int]] = {"requeue": _requeue, "drop": _drop}
     if action == "show":
         _show_quarantine(folders, target.target, as_json)
-    elif action in actions:
-        if action == "requeue":
-            settings.check_online()
-        done = sum(actions[action](folder, target) for folder in folders)
-        plain.print(f"{'delivered' if action == 'requeue' else 'gave up'} {done} points")
-    else:
+        return
+    if action not in actions:
         raise UsageError(f"quarantine {action}: use show, requeue or drop")
+    if action == "requeue":
+        settings.check_online()
+    done = sum(actions[action](folder, target) for folder in folders)
+    left = sum(len(quarantine.load(folder, target.target)) for folder in folders)
+    name = "delivered" if action == "requeue" else "dropped"
+    if as_json:
+        _print_json({name: done, "quarantined": left})
+    else:
+        plain.print(f"{name} {done} points, {left} still in quarantine")
+    raise typer.Exit(1 if left else 0)
 
 
 def _show_quarantine(folders: Sequence[Path], target: str, as_json: bool) -> None:
@@ -178,12 +192,21 @@ def _show_quarantine(folders: Sequence[Path], target: str, as_json: bool) -> Non
     plain.print(f"{len(found)} points in quarantine")
 
 
+@contextlib.contextmanager
+def _quarantined(folder: Path, target: str) -> Iterator[list[quarantine.Refused]]:
+    """What is in quarantine, while no shipper adds to it; nothing, and a word about it, while one is at work."""
+    with shipping_lock(folder, target) as mine:
+        waiting = quarantine.load(folder, target)
+        if waiting and not mine:
+            typer.echo(f"{folder.parent.name}: a process is shipping it; try again when that has ended", err=True)
+        yield waiting if mine else []
+
+
 def _requeue(folder: Path, target: Transport) -> int:
-    waiting = quarantine.load(folder, target.target)
-    with shipping_lock(folder, target.target) as mine:
-        if not waiting or not mine:
+    with _quarantined(folder, target.target) as waiting:
+        if not waiting:
             return 0
-        sender = Sender(target, Control(give_up_after_s=30.0))
+        sender = Sender(target, Control(give_up_after_s=REQUEUE_PATIENCE_S))
         reasons = dict(sender.deliver([f"{refused.line}\n".encode() for refused in waiting]))
         kept = [
             quarantine.Refused(one.line, reasons[line], one.position)
@@ -198,9 +221,8 @@ def _requeue(folder: Path, target: Transport) -> int:
 
 
 def _drop(folder: Path, target: Transport) -> int:
-    waiting = quarantine.load(folder, target.target)
-    with shipping_lock(folder, target.target) as mine:
-        if not waiting or not mine:
+    with _quarantined(folder, target.target) as waiting:
+        if not waiting:
             return 0
         quarantine.add(folder, target.target, waiting, kind="dropped")
         quarantine.replace(folder, target.target, [])
@@ -209,25 +231,48 @@ def _drop(folder: Path, target: Transport) -> int:
         return len(waiting)
 
 
+def _forget_acks(roots: Sequence[Path], target: str) -> list[str]:
+    """Make everything that is still in the journals pending again; which ones could not be, in words."""
+    left = []
+    for folder in (folder for root in roots for folder in process_directories(root)):
+        with shipping_lock(folder, target) as mine:
+            if not mine:
+                left.append(f"{folder.parent.name}: another process is shipping it; nothing of it was sent again")
+                continue
+            forget_ack(folder, target)
+            first = position_of(min(segment_numbers(folder), default=1 << 20), 0)
+            for kind in ("quarantine", "dropped"):  # the server judges these points anew
+                gone = [one for one in quarantine.load(folder, target, kind) if one.position <= first]
+                quarantine.replace(folder, target, gone, kind)
+    return left
+
+
 def _ship_all(roots: Sequence[Path], target: Transport, control: Control, settings: Settings) -> list[str]:
     """Ship every directory that has something pending; what is left, and why, in words."""
-    left: list[str] = []
-    folders = []
-    for folder in (folder for root in roots for folder in process_directories(root)):
-        try:
-            folders += [folder] if is_pending(folder, target.target) else []
-        except (JournalError, OSError) as error:
-            left.append(f"{folder}: {error}")
+    folders, left = _find_pending(roots, target.target)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True, disable=not folders or not out.is_terminal) as progress:
         for folder in folders:
             total = count_pending(folder, target.target)
             task = progress.add_task(folder.parent.name, total=total)
             try:
-                left += _ship_one(folder, target, control, settings, partial(progress.advance, task))
-            except ServerError as error:
+                wrong = _ship_one(folder, target, control, settings, partial(progress.advance, task))
+                _leave_word([] if wrong else [folder], target.target, None)
+                left += wrong
+            except (TransientError, RejectedError) as error:  # the others would fare no better
+                _leave_word(folders[folders.index(folder) :], target.target, str(error))
                 return [*left, str(error)]
+            except ServerError as error:
+                _leave_word([folder], target.target, str(error))
+                left.append(f"{folder.parent.name}: {error}")
     return left
+
+
+def _leave_word(folders: Sequence[Path], target: str, words: str | None) -> None:
+    """Tell `status` what the server said of these."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            save_trouble(folder, target, words)
 
 
 def _find_pending(roots: Sequence[Path], target: str) -> tuple[list[Path], list[str]]:
@@ -261,7 +306,7 @@ def _ship_one(
 
 
 def _status_row(state: State, settings: Settings) -> tuple[str, ...]:
-    why = ""
+    why = state.trouble or ""
     if state.pending:
         since = datetime.fromtimestamp((state.pending_since_ns or 0) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         reason = state.trouble or ("not shipped yet" if settings.url else "no server configured")

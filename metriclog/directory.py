@@ -70,7 +70,7 @@ def claim(root: Path, run_id: str, experiment: str, rank: int | None, resume: Re
     if resume == "must" and not process_directories(root, run_id):
         raise RunNotFoundError(f'run {run_id!r} is not in {root}: nothing to resume. Use resume="allow" to start it')
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         run_dir.mkdir(mode=0o700, exist_ok=True)
         lock_fd = os.open(run_dir / ".claim", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

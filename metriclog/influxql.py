@@ -180,12 +180,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def series_of_run(measurement: str, run: str) -> str:
-    """The series a run has in a measurement, each with one row. `step`, `count`, …: one field that every point has."""
-    field = {"metrics": "step", "params": "*", "events": "step", "runs": "running", "delivery": "delivered"}[
-        measurement
-    ]
-    counted = "*" if field == "*" else quote_identifier(field)
-    return f"SELECT count({counted}) FROM {quote_identifier(measurement)}{_where(run=run)} GROUP BY *"
+    """The series a run has in a measurement, each with one row: also those whose points are not as metriclog writes."""
+    return f"SELECT count(*) FROM {quote_identifier(measurement)}{_where(run=run)} GROUP BY *"
 
 
 def points_of_series(measurement: str, tags: Mapping[str, str], since_ns: int | None, until_ns: int | None) -> str:

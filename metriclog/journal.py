@@ -1,65 +1,43 @@
-"""The journal of one process: append, roll, seal, read. Knows records, not metrics.
+"""The journal of one process: append, roll, seal. Knows records, not metrics.
 
     DIR/<run>/<0001-host>/  owner.lock          held with flock while the process lives; the kernel lets go at kill -9
                             00000001.seg …      segments, see segments.py
                             ack-<target>.json   how far this target said yes, see acks.py
                             quarantine-<target>.jsonl
 
-A *position* is `segment number << 40 | offset`: one int that grows with every record.
+A *position* is `segment number << 40 | offset`: one int that grows with every record. Signal
+handlers may log, and raise: Python runs them between two calls. So each step that must not be torn apart is a row of
+plain stores without a call in between, and the lock may be taken again by the thread that holds it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 from metriclog import segments
-from metriclog.backing import Backing, Buffered, Mapped
+from metriclog.backing import Backing, Place
 from metriclog.errors import JournalError, JournalFullError
-from metriclog.segments import (
-    FIRST_SHAPE,
-    HEADER,
-    RECORD,
-    STALE,
-    WriterShape,
-    position_of,
-    split_position,
-)
+from metriclog.ledger import Doomed, Kept, Ledger, Room
+from metriclog.segments import FIRST_SHAPE, HEADER, RECORD, STALE, WriterShape, position_of, split_position
 
 SLOTS = 64  # the last 6 bits of a time stamp name the writing process, so that two never share a nanosecond
 RETRY_FULL_S = 1.0  # after a full disk: how long to refuse at once before trying again
-SPARE = "next.spare"  # the segment to come, laid by in the background
-
-
-class Room(Protocol):
-    """Decides what may be given up when the journal grows beyond its bounds."""
-
-    def choose(self, current: int, size_bytes: int) -> Sequence[Doomed]:
-        """Set aside what must go for a segment of `size_bytes`; raises `JournalFullError` if nothing may go."""
-
-
-class Doomed(Protocol):
-    """A segment that goes, renamed to `.gone`: points delivered before, and points that never will be."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def gone(self) -> int: ...
-    @property
-    def dropped(self) -> int: ...
+MAX_UNSAVED = 3  # full segments in memory, if buffered: a disk that does not come back must not fill it
+# At the end of a segment, kept free of points: LOSS records while there is no room for another segment, then the SEAL.
+LOSS_BYTES, SEAL_BYTES = 1024, 256
+_head = RECORD.pack
 
 
 class Journal:
     """Appends records of this process. Several threads may append; a point is safe from kill -9 once append returns.
 
-    `OSError` for want of space becomes `JournalFullError`; the caller counts what it could not keep with `lose`.
+    Want of space is `JournalFullError`; the caller counts with `lose` what it could not keep.
     """
 
     def __init__(
@@ -73,44 +51,39 @@ class Journal:
         buffered: bool = False,
         room: Room | None = None,
     ) -> None:
-        self.directory = directory
-        self.buffered = buffered
+        self.directory, self.buffered, self.meta = directory, buffered, meta
         self.rolled: Callable[[], None] = lambda: None  # called after a roll: there is something to save
         self.shapes: dict[Any, WriterShape] = {}
-        self.meta = meta
+        self.ledger = Ledger()
         self.points = 0
-        self.dropped = 0
-        self._dropped_unsaid = 0
         self._segment_bytes, self._slot, self._clock = segment_bytes, slot % SLOTS, clock
-        self._room = room
-        self._lock = threading.Lock()
-        self._save_lock = threading.Lock()
+        self._room, self._place = room, Place(directory, segment_bytes, buffered=buffered)
+        self._lock, self._save_lock = threading.RLock(), threading.Lock()
         self._current: Backing | None = None
         self._map: Any = None  # the current segment's bytes
-        self._full: list[tuple[int, Backing, int]] = []  # segments written to the end, still to be saved and closed
-        self._spare: Backing | None = None
-        self._points_before = self._saved = 0
-        self._lock_fd = -1
-        self._number = self._end = self._limit = self._base = 0
+        self._full: list[tuple[int, Backing, int, int]] = []  # (number, backing, end, points up to there), to be saved
+        self._points_before = self._points_saved = self._saved = 0
+        self._number = self._end = self._limit = self._size = self._base = 0
+        self._next_shape = FIRST_SHAPE
         self._last_ns = 0
         self._back = (0, 0)  # (what the clock said, what was given) at the last step of a clock set back
-        self._retry_at_s = 0.0
-        self._closed = False
+        self._retry_at_s, self._refusal, self._rolling, self._closed = 0.0, "", False, False
 
     @classmethod
     def create(cls, directory: Path, meta: dict[str, Any], **options: Any) -> Journal:
         """Take the (empty, existing) directory for this process and open its first segment."""
         journal = cls(directory, meta, **options)
         try:
-            journal._lock_fd = os.open(directory / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with contextlib.suppress(OSError):  # no flock here: the owner counts as dead, which costs duplicates only
-                fcntl.flock(journal._lock_fd, fcntl.LOCK_EX)
+            journal._place.lock()
             with journal._lock:
                 journal._roll(0)
-        except (OSError, JournalError) as error:
+            if journal.buffered:
+                journal.sync()  # a directory that cannot be written shows here
+        except JournalError:
             journal.abandon()
-            if isinstance(error, JournalError):
-                raise
+            raise
+        except OSError as error:
+            journal.abandon()
             raise JournalError(f"cannot write a journal in {directory}: {error.strerror}") from error
         return journal
 
@@ -124,6 +97,16 @@ class Journal:
         """How far a reader of the files can read: `position`, or where the last save ended if buffered."""
         return self._saved if self.buffered else self.position
 
+    @property
+    def accepted(self) -> int:
+        """Points that came to be appended, whatever became of them."""
+        return self.points + self.ledger.refused
+
+    @property
+    def dropped(self) -> int:
+        """Points that could not be kept, or were given up."""
+        return self.ledger.dropped
+
     def bytes_after(self, position: int) -> int:
         """About how many bytes of records come after a position."""
         number, offset = split_position(max(position, position_of(1, HEADER.size)))
@@ -133,7 +116,9 @@ class Journal:
         """The next time stamp of this process: wall clock, strictly increasing, in this process' slot."""
         with self._lock:
             now = self._clock() & -SLOTS | self._slot
-            self._last_ns = now = now if now > self._last_ns else self._clock_back(now)
+            while now <= self._last_ns:
+                now = self._clock_back(now)
+            self._last_ns = now
             return now
 
     def append_values(self, shape: WriterShape, step: int, values: Iterable[float], time_ns: int | None = None) -> int:
@@ -143,17 +128,21 @@ class Journal:
         """
         with self._lock:
             now = self._clock() & -SLOTS | self._slot
-            if now <= self._last_ns:
+            while now <= self._last_ns:
                 now = self._clock_back(now)
-            payload = shape.pack(shape.id, shape.count, now if time_ns is None else time_ns, step, *values)
             self._last_ns = now
+            payload = shape.pack(shape.id, shape.count, now if time_ns is None else time_ns, step, *values)
+            head = _head(shape.size, crc32(payload))
             end = self._end
             stop = end + shape.total
-            if stop > self._limit:
-                shape, payload, end, stop = self._make_room(shape, payload)
+            while stop > self._limit:
+                shape, payload = self._make_room(shape, payload)
+                head = _head(shape.size, crc32(payload))
+                end = self._end
+                stop = end + shape.total
             view = self._map
             view[end + 8 : stop] = payload
-            RECORD.pack_into(view, end, shape.size, crc32(payload))
+            view[end : end + 8] = head
             self._end = stop
             self.points += shape.count
             return self._base + stop
@@ -161,9 +150,7 @@ class Journal:
     def append_lines(self, lines: Collection[str]) -> int:
         """Append points already in line protocol; they become one record. Returns its end position."""
         with self._lock:
-            position = self._append(segments.LINES, len(lines), "\n".join(lines).encode())
-            self.points += len(lines)
-            return position
+            return self._append(segments.LINES, len(lines), "\n".join(lines).encode())
 
     def shape(self, key: Any, metrics: tuple[str, ...], tags: tuple[tuple[str, str], ...]) -> WriterShape:
         """The shape under `key`, declared in the current segment if it is not yet."""
@@ -173,110 +160,150 @@ class Journal:
     def lose(self, points: int) -> None:
         """Count points that could not be kept; the count is journaled as soon as there is room again."""
         with self._lock:
-            self.dropped += points
-            self._dropped_unsaid += points
+            self.ledger.lose(points)
+
+    def retry(self) -> None:
+        """Something has changed: try at once for another segment."""
+        self._retry_at_s = 0.0
 
     def sync(self) -> None:
         """Save full segments and what is new in the current one, and lay a spare segment by; for background threads.
 
-        Against a power cut; on a network file system also against kill -9. `OSError` passes through: call again.
+        Against a power cut; on a network file system also against kill -9. `OSError` and `JournalError` pass through.
         """
         with self._save_lock:
+            if not self._closed and self._place.vanished():
+                self._begin_again()
             self._save_full()
             with self._lock:
-                backing, number, end = self._current, self._number, self._end
+                backing, number, end, points = self._current, self._number, self._end, self.points
+                if self._full:  # rolled since: what is older is to be saved first
+                    backing = None
+                elif self.ledger.unsaid > self.ledger.dropped // 2:  # now and then, for readers after a kill -9
+                    self._say((), LOSS_BYTES // 2)
             if backing is not None:
                 backing.save(end)
-                self._saved = position_of(number, end)
-            if self._spare is None and not self._closed and not self.buffered:
-                with contextlib.suppress(OSError):
-                    self._spare = Mapped(self.directory / SPARE, self._segment_bytes)
+                self._saved, self._points_saved = position_of(number, end), points
+            if self._closed:  # `close` has not waited for us
+                self._place.let_go()
+            elif self._limit:
+                self._place.lay_by()
 
-    def close(self) -> None:
-        """Seal the segment, cut it to its length, let go of the directory. Appending afterwards raises."""
-        with self._save_lock:
-            with self._lock:
-                if self._closed:
-                    return
-                self._seal()
-                self._closed = True
-                self._map = self._current = None
-                self._limit = 0
-                self.shapes.clear()
+    def close(self, timeout_s: float = 10.0) -> int:
+        """Seal, save, let go of the directory. Appending afterwards raises. Returns points that could not be saved.
+
+        Waits at most about `timeout_s` seconds for a disk that does not answer somebody else.
+        """
+        saving = self._save_lock.acquire(timeout=timeout_s)
+        try:
+            with contextlib.suppress(OSError, JournalError):
+                if saving and not self._closed and self._place.vanished():
+                    self._begin_again()
+            if self._lock.acquire(timeout=timeout_s):
+                try:
+                    self._end_for_good()
+                finally:
+                    self._lock.release()
             with contextlib.suppress(OSError):
-                self._save_full()
-            self._let_go()
+                if saving:
+                    self._save_full()
+            return self._unsaved()
+        finally:
+            if saving:
+                self._place.let_go()
+                self._save_lock.release()
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's journal without touching its bytes."""
-        self._lock, self._save_lock = threading.Lock(), threading.Lock()
-        self._closed = True
-        self._limit = 0
+        self._lock, self._save_lock = threading.RLock(), threading.Lock()
+        self._closed, self._limit, self._size = True, 0, 0
         self.shapes.clear()
-        for backing in (self._current, self._spare, *(backing for _, backing, _ in self._full)):
+        for backing in (self._current, *(backing for _, backing, _, _ in self._full)):
             if backing is not None:
                 backing.forget()
-        self._map = self._current = self._spare = None
-        self._full.clear()
-        self._let_go()
+        self._map, self._current, self._full = None, None, []
+        self._place.forget()
 
     def _save_full(self) -> None:
-        """Save and close the full segments, oldest first. With the save lock held."""
+        """Save and close the full segments, oldest first."""
         while self._full:
-            number, backing, end = self._full[0]
-            backing.close(end)
-            self._saved = position_of(number, end)
-            with self._lock:
-                self._full.pop(0)
+            try:
+                self._full[0][1].close(self._full[0][2])
+            finally:
+                self._forget_saved()
 
-    def _let_go(self) -> None:
-        if self._spare is not None:
-            self._spare.forget()
-            self._spare.path.unlink(missing_ok=True)
-            self._spare = None
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+    def _forget_saved(self) -> None:
+        number, backing, end, points = self._full[0]
+        if not backing.closed:
+            return
+        with self._lock:
+            self._full = self._full[1:]
+            if number in self.ledger.kept:
+                self.ledger.kept[number].size_bytes = end
+        self._saved, self._points_saved = position_of(number, end), points
 
-    # -- below: with the lock held ------------------------------------------------------------------------------
+    def _unsaved(self) -> int:
+        """If buffered: count what is in memory only as dropped."""
+        left = self.points - self._points_saved if self.buffered else 0
+        self.points -= left
+        self.ledger.lose(left)
+        return left
+
+    def _begin_again(self) -> None:
+        """Somebody deleted the directory: make it again, and write what is still in memory; the rest is lost."""
+        with self._lock:
+            self._place.make_again()
+            self._retry_at_s = 0.0
+            self._roll(0, rescue=True)
+            for _, backing, end, _ in self._full:
+                backing.rewrite(end)
+            self._place.lock()
+            rescued = {self._number, *(number for number, *_ in self._full)}
+            lost = [number for number in self.ledger.kept if number not in rescued]
+            if self._room is not None and lost:
+                self._give_up(self._room.write_off(self.ledger.kept, lost))
 
     def _clock_back(self, raw_ns: int) -> int:
-        """A time stamp after the last one although the clock is not: run at half speed until it has caught up.
-
-        Stepping by one nanosecond instead would bunch an hour of points on one instant.
-        """
-        before_ns, given_ns = self._back
-        passed_ns = max(raw_ns - before_ns, 0) if given_ns == self._last_ns else 0
+        """After the last one although the clock is not: half speed until it has caught up, never bunched."""
+        passed_ns = max(raw_ns - self._back[0], 0) if self._back[1] == self._last_ns else 0
         slowed_ns = (self._last_ns + max(passed_ns // 2, SLOTS)) & -SLOTS | self._slot
         self._back = (raw_ns, slowed_ns)
         return slowed_ns
 
-    def _make_room(self, shape: WriterShape, payload: bytes) -> tuple[WriterShape, bytes, int, int]:
+    def _make_room(self, shape: WriterShape, payload: bytes) -> tuple[WriterShape, bytes]:
+        """Room for this record, and the record as the segment that it will go into wants it."""
         declared = None
         if shape.total == STALE and self._map is not None:
             declared = self.shapes.get(shape.key) or self._declare(shape.key, shape.metrics, shape.tags)
         if declared is None or self._end + declared.total > self._limit:
             self._roll(RECORD.size + shape.size + 2 * segments.padded(segments.KIND.size + len(shape.declaration())))
             declared = self._declare(shape.key, shape.metrics, shape.tags)
-        shape = declared
-        payload = segments.KIND.pack(shape.id, shape.count) + payload[segments.KIND.size :]
-        return shape, payload, self._end, self._end + shape.total
+        return declared, segments.KIND.pack(declared.id, declared.count) + payload[segments.KIND.size :]
 
     def _append(self, kind: int, points: int, body: bytes) -> int:
         payload = segments.pack_payload(kind, points, body)
-        size = segments.padded(len(payload))
-        if self._end + size > self._limit:
-            self._roll(size)
-        assert self._map is not None
-        self._map[self._end + 8 : self._end + 8 + len(payload)] = payload
-        RECORD.pack_into(self._map, self._end, len(payload), crc32(payload))
-        self._end += size
+        while not self._put(payload, points):
+            self._roll(segments.padded(len(payload)))
         return self._base + self._end
 
+    def _put(self, payload: bytes, points: int = 0, reserve: int | None = None) -> bool:
+        """Append a record if it fits: where points may be, or `reserve` bytes before the end of the segment."""
+        size, used, head = segments.padded(len(payload)), 8 + len(payload), _head(len(payload), crc32(payload))
+        end = self._end
+        if end + size > (self._limit if reserve is None else self._size - reserve):
+            return False
+        view = self._map
+        view[end + 8 : end + used] = payload
+        view[end : end + 8] = head
+        self._end = end + size
+        self.points += points
+        return True
+
     def _declare(self, key: Any, metrics: tuple[str, ...], tags: tuple[tuple[str, str], ...]) -> WriterShape:
-        shape = WriterShape(FIRST_SHAPE + len(self.shapes), key, metrics, tags)
+        number, next_shape = self._number, self._next_shape
+        self._next_shape = next_shape + 1
+        shape = WriterShape(next_shape, key, metrics, tags)
         body = shape.declaration()
-        number = self._number
         for _ in range(2):  # twice: every values record hangs on it
             self._append(segments.SHAPE, 0, body)
         if self._number != number:  # rolled in between: the first copy is in the segment before
@@ -284,69 +311,90 @@ class Journal:
         self.shapes[key] = shape
         return shape
 
-    def _seal(self) -> None:
-        """End the current segment; it is saved and closed by a background thread, or by `close`."""
-        if self._current is None:
-            return
-        self._limit = self._current.size
-        self._append(segments.SEAL, 0, segments.dump_json({"points": self.points - self._points_before}))
-        self._points_before = self.points
-        self._full.append((self._number, self._current, self._end))
-
-    def _roll(self, size: int) -> None:
+    def _roll(self, size: int, *, rescue: bool = False) -> None:
         """Seal the segment and open the next one, large enough for a record of `size` bytes."""
         if self._closed:
             raise JournalError("this journal is closed")
+        if self._rolling:
+            raise JournalFullError("a signal handler came while the journal made room")
         if time.monotonic() < self._retry_at_s:
-            raise JournalFullError(f"no room in {self.directory}")
-        meta = segments.dump_json(self.meta)
-        total = max(self._segment_bytes, HEADER.size + 4 * size + 2 * len(meta) + 4096)
+            raise JournalFullError(self._refusal)
+        self._rolling = True
         try:
-            doomed = self._room.choose(self._number, total) if self._room and self._number else []
-            fresh = self._fresh(total)
-        except (OSError, JournalFullError) as error:
+            meta = segments.pack_record(segments.META, segments.dump_json(self.meta))  # twice: it says whose points
+            total = max(self._segment_bytes, HEADER.size + 4 * size + 2 * len(meta) + 4096)
+            if self._number and not rescue:
+                self._make_space(total + self._place.ahead_bytes)
+            self._limit = 0  # who sees the next file takes this one for complete
+            fresh = self._place.fresh(segments.segment_name(self._number + 1), total)
+            self._switch(fresh, segments.pack_header(self._number + 1, self._clock()) + 2 * meta)
+        except (OSError, MemoryError, JournalFullError) as error:
             self._limit = 0
             self._retry_at_s = time.monotonic() + RETRY_FULL_S
             why = error.strerror if isinstance(error, OSError) else error
-            raise JournalFullError(f"cannot make a journal segment in {self.directory}: {why}") from error
-        self._seal()
+            self._refusal = f"cannot make a journal segment in {self.directory}: {why}"
+            raise JournalFullError(self._refusal) from error
+        finally:
+            self._rolling = False
+        self.rolled()
+
+    def _switch(self, fresh: Backing, start: bytes) -> None:
+        """Go on in a fresh segment that starts like this."""
+        view, size, end, number = fresh.view, fresh.size, len(start), self._number + 1
+        view[:end] = start
+        full, kept, base = self._full, Kept(size), position_of(number, 0)
+        if self._current is not None:
+            self._seal()
+            full = [*full, (self._number, self._current, self._end, self.points)]
+        # The end before the base: a reader of `position` may see an old one, never one too far.
+        self._end, self._full, self._current, self._map, self._number = end, full, fresh, view, number
+        self._base, self._size, self._limit, self._next_shape = base, size, size - LOSS_BYTES, FIRST_SHAPE
+        self._place.spare = None
+        self.ledger.kept[number] = kept
+
+    def _seal(self) -> None:
+        """End the current segment; it is saved and closed by a background thread, or by `close`."""
+        self._limit = 0
         for shape in self.shapes.values():
             shape.total = STALE
         self.shapes.clear()
-        self._number += 1
-        header = segments.pack_header(self._number, self._clock())
-        self._current, self._map = fresh, fresh.view
-        self._map[: HEADER.size] = header
-        self._end = HEADER.size  # before the base: a reader of `position` may see an old one, never one too far
-        self._base = position_of(self._number, 0)
-        self._limit = fresh.size - 256  # room for the seal
-        for _ in range(2):  # twice: without it nobody knows whose the points are
-            self._append(segments.META, 0, meta)
-        self._say_lost(doomed)
-        self.rolled()
+        if self.ledger.unsaid:
+            self._say((), SEAL_BYTES // 2)
+        points = self.points - self._points_before
+        self._put(segments.pack_payload(segments.SEAL, 0, segments.dump_json({"points": points})), reserve=0)
+        self.ledger.kept[self._number].points = points
+        self._points_before = self.points
 
-    def _fresh(self, size: int) -> Backing:
-        path = self.directory / segments.segment_name(self._number + 1)
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.size >= size:
-            spare.path.rename(path)
-            spare.path = path
-            return spare
-        if spare is not None:
-            spare.forget()
-            spare.path.unlink(missing_ok=True)
-        return Buffered(path, size) if self.buffered else Mapped(path, size)
+    def _end_for_good(self) -> None:
+        if self._current is not None:
+            self._seal()
+            self._full = [*self._full, (self._number, self._current, self._end, self.points)]
+        self._closed, self._map, self._current, self._limit, self._size = True, None, None, 0, 0
 
-    def _say_lost(self, doomed: Sequence[Doomed]) -> None:
-        """Journal what could not be kept, then delete the segments that had to make room."""
-        self.dropped += sum(segment.dropped for segment in doomed)
-        lost = {
-            "dropped": self._dropped_unsaid + sum(segment.dropped for segment in doomed),
-            "gone": sum(segment.gone for segment in doomed),
-            "segments": [segment.number for segment in doomed],
-        }
-        self._dropped_unsaid = 0
-        if any(lost.values()):
-            self._append(segments.LOSS, 0, segments.dump_json(lost))
-        for segment in doomed:
-            (self.directory / segments.segment_name(segment.number)).with_suffix(".gone").unlink(missing_ok=True)
+    def _make_space(self, size_bytes: int) -> None:
+        """Keep the bounds; `JournalFullError` if that cannot be done."""
+        if self.buffered and len(self._full) >= MAX_UNSAVED:
+            raise JournalFullError("what is in memory cannot be written to the disk")
+        if self._room is None:
+            return
+        doomed, why = self._room.choose(self.ledger.kept, self._number, size_bytes)
+        if doomed:
+            self._give_up(doomed)
+        if why:
+            raise JournalFullError(why)
+
+    def _give_up(self, doomed: Sequence[Doomed]) -> None:
+        """Journal what is lost with these segments, then delete them. Both before there is need of their space."""
+        if not self._say(doomed, SEAL_BYTES):
+            assert self._room is not None
+            self._room.put_back(doomed)
+            raise JournalFullError("too many losses for one segment")
+        self.ledger.deleted(lambda number: self._place.delete(segments.gone_name(number)))
+
+    def _say(self, doomed: Sequence[Doomed], reserve: int) -> bool:
+        """Journal what could not be kept, if that fits with `reserve` bytes to spare."""
+        loss = self.ledger.loss(doomed)
+        if not self._put(segments.pack_payload(segments.LOSS, 0, segments.dump_json(loss)), reserve=reserve):
+            return False
+        self.ledger.said(loss, doomed, self._number)
+        return True

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from metriclog import files
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -41,7 +43,10 @@ def load(directory: Path, target: str, kind: str = "quarantine") -> list[Refused
 def add(directory: Path, target: str, refused: Iterable[Refused], kind: str = "quarantine") -> Path:
     """Append, durably. Returns the file. `OSError` passes through."""
     path = directory / f"{kind}-{target}.jsonl"
-    with open(path, "ab") as file:
+    with open(path, "ab+", opener=files.private) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")  # never go on behind what a crash tore
         for one in refused:
             file.write(json.dumps(asdict(one)).encode() + b"\n")
         file.flush()
@@ -49,15 +54,10 @@ def add(directory: Path, target: str, refused: Iterable[Refused], kind: str = "q
     return path
 
 
-def replace(directory: Path, target: str, kept: list[Refused]) -> None:
+def replace(directory: Path, target: str, kept: list[Refused], kind: str = "quarantine") -> None:
     """Leave only these in quarantine, durably and at once."""
-    path = directory / f"quarantine-{target}.jsonl"
+    path = directory / f"{kind}-{target}.jsonl"
     if not kept:
         path.unlink(missing_ok=True)
         return
-    partial = path.with_suffix(".tmp")
-    with open(partial, "wb") as file:
-        file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    files.replace(path, b"".join(json.dumps(asdict(one)).encode() + b"\n" for one in kept))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from metriclog import directory
 from metriclog.deferred import DeferredReads
-from metriclog.errors import JournalError, NotDeliveredError
+from metriclog.errors import JournalError, JournalFullError, NotDeliveredError
 from metriclog.identity import Identity
 from metriclog.journal import Journal
 from metriclog.keeper import Opened, open_journal
 from metriclog.points import Tags
 from metriclog.receipts import Delivery, Receipt
+from metriclog.segments import position_of, split_position
 
 if TYPE_CHECKING:
     from metriclog.background import Heart, Ship
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriclog")
 
 WARN_EVERY_S = 60.0
+BLOCK_LOOK_S = 1.0
+MIN_CLOSE_S = 0.5  # for a disk to answer when the run ends, even if its time is up
+STOP_S, STOP_LATE_S = 0.5, 0.1  # for the shipper to end: several runs must share the second after the deadline
 
 
 def new_delivery(who: Identity) -> Delivery:
@@ -52,6 +58,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._warned_s = -WARN_EVERY_S
         self._unkept = 0
+        self._ends_s = math.inf  # when waiting for room must end
         self._deferred: DeferredReads | None = None
         self.closed = False
         self.child = False
@@ -66,44 +73,32 @@ class Recorder:
         self, key: Any, names: Sequence[str], tags: Tags, step: int, values: Sequence[float], time_ns: int | None
     ) -> Receipt:
         """Append one values record; what finds no room is counted."""
-        own = None
-        try:
-            own = self.open()
-            if own is None or not names:
-                return Receipt(self.delivery, 0)
-            shape = own.shape(key, tuple(names), tags)
-            return Receipt(self.delivery, own.append_values(shape, step, values, time_ns))
-        except JournalError as error:
-            return self._lost(own, len(names), error)
 
-    def lines(self, lines: Sequence[str]) -> Receipt:
-        """Append points in line protocol; what finds no room is counted."""
-        own = None
-        try:
-            own = self.open()
-            if own is None or not lines:
-                return Receipt(self.delivery, 0)
-            return Receipt(self.delivery, own.append_lines(lines))
-        except JournalError as error:
-            return self._lost(own, len(lines), error)
+        def append(own: Journal) -> int:
+            return own.append_values(own.shape(key, tuple(names), tags), step, values, time_ns)
 
-    def later(self, values: dict[str, Any], tags: Tags, step: int, time_ns: int | None) -> Receipt:
-        """Append values that live on a device once they have been read; time stamp and step are of now."""
-        own = self.open()
-        if own is None:
-            return Receipt(self.delivery, 0)
+        return self._record(len(names), append)
+
+    def lines(self, lines: Sequence[str], *, patient: bool = True) -> Receipt:
+        """Append points in line protocol; what finds no room is counted, at once unless `patient`."""
+        return self._record(len(lines), lambda own: own.append_lines(lines), patient=patient)
+
+    def later(self, values: dict[str, Any], tags: Tags, step: int, time_ns: int) -> Receipt:
+        """Append values that live on a device once they have been read."""
+
+        def append(numbers: dict[str, float]) -> Receipt:
+            names = tuple(numbers)
+            return self.values((names, tags), names, tags, step, tuple(numbers.values()), time_ns)
+
+        try:
+            if self.open() is None:
+                return Receipt(self.delivery, 0)
+        except JournalError as error:
+            return self._lost(None, len(values), error)
         with self._lock:
             if self._deferred is None:
-                self._deferred = DeferredReads(own.lose)
-        journal = own
-
-        def append(numbers: dict[str, float], at_step: int, at_ns: int) -> int:
-            names = tuple(numbers)
-            shape = journal.shape((names, tags), names, tags)
-            return journal.append_values(shape, at_step, numbers.values(), at_ns)
-
-        stamp_ns = own.now_ns() if time_ns is None else time_ns
-        return self._deferred.put(values, step, stamp_ns, append, self.delivery)
+                self._deferred = DeferredReads(self._count_lost)
+        return self._deferred.put(values, append, self.delivery)
 
     def now_ns(self) -> int:
         """A time stamp of this process' clock."""
@@ -117,12 +112,16 @@ class Recorder:
         own = self.journal
         if own is None or self.delivery.done:
             return True
-        own.sync()
+        if own.buffered:  # the shipper reads what is in the file
+            try:
+                own.sync()
+            except (OSError, JournalError) as error:
+                self._warn(f"the journal in {own.directory} could not be saved: {error}")
         return self.delivery.wait(own.position, max(0.0, deadline_s - time.monotonic()))
 
     def close(self, timeout_s: float, last_words: Callable[[], None]) -> None:
         """Read what is still on a device, write the last words, seal; then wait for the server until the deadline."""
-        deadline_s = time.monotonic() + timeout_s
+        self._ends_s = deadline_s = time.monotonic() + timeout_s
         if self.heart:
             self.heart.stop()
         if self._deferred is not None:
@@ -130,17 +129,21 @@ class Recorder:
             left = self._deferred.give_up()
             if left:
                 logger.warning("metriclog: %d values were still on their device at the end; they are dropped", left)
-        last_words()
+        with contextlib.suppress(JournalError):  # policy "raise"; counted
+            last_words()
         self.closed = True
         if self.journal is not None:
-            self.journal.close()
+            unsaved = self.journal.close(max(MIN_CLOSE_S, deadline_s - time.monotonic()))
+            if unsaved:
+                where = self.journal.directory
+                logger.warning("metriclog: %d points could not be written to %s; they are dropped", unsaved, where)
         self._drain(max(0.0, deadline_s - time.monotonic()))
 
     def stats(self) -> dict[str, Any]:
         """Counts of this process, in points; see `Run.stats`."""
         own, ship = self.journal, self.ship
-        accepted = (own.points + own.dropped) if own else 0
-        dropped = own.dropped if own else 0
+        dropped = (own.dropped if own else 0) + self._unkept
+        accepted = (own.accepted if own else 0) + self._unkept
         delivered, quarantined = (ship.ack.delivered, ship.ack.quarantined) if ship else (0, 0)
         pending = max(0, accepted - dropped - delivered - quarantined)
         acked_ns = ship.acked_time_ns if ship else None
@@ -150,7 +153,7 @@ class Recorder:
             "delivered": delivered,
             "pending": pending,
             "quarantined": quarantined,
-            "dropped": dropped + self._unkept,
+            "dropped": dropped,
             "retried": ship.control.retried if ship else 0,
             "lag_s": max(0.0, lag_s),
             "pending_bytes": own.bytes_after(self.delivery.acked) if own and ship and pending else 0,
@@ -179,38 +182,80 @@ class Recorder:
 
     def _use(self, opened: Opened) -> None:
         """Record into this journal from now on, and start the threads behind it."""
-        from metriclog.background import Heart, Ship  # pulls in pydantic and tenacity: not for mode "disabled"
-
         assert self._settings is not None
         self.journal, self.delivery = opened.journal, opened.delivery
         self.journal.lose(self._unkept)
         self._unkept = 0
         self._opened(self)
+        try:
+            self._start_threads(opened, self._settings)
+        except (RuntimeError, ImportError) as error:  # the interpreter shuts down, or there is no thread to be had
+            self.delivery.end(NotDeliveredError(f"nothing ships: {error}. Use: metriclog sync {self._who.root}"))
+            self._warn(f"{error}: what run {self._who.run_id} logs stays in {opened.journal.directory}")
+
+    def _start_threads(self, opened: Opened, settings: Settings) -> None:
+        from metriclog.background import Heart, Ship  # pulls in pydantic and tenacity: not for mode "disabled"
+
         if self._who.mode == "online":
             from metriclog.transport import Transport
 
-            self.ship = Ship(opened, self._who.root, Transport(self._settings), self._settings)
-        self.heart = Heart(self._beat, opened.journal, self._settings.heartbeat_s)
+            self.ship = Ship(opened, self._who.root, Transport(settings), settings)
+        self.heart = Heart(self._beat, opened.journal, settings.heartbeat_s)
+
+    def _record(self, count: int, append: Callable[[Journal], int], *, patient: bool = True) -> Receipt:
+        own = None
+        try:
+            own = self.open()
+            if own is None or not count:
+                return Receipt(self.delivery, 0)
+            while True:
+                try:
+                    return Receipt(self.delivery, append(own))
+                except JournalFullError as error:
+                    if not (patient and self._wait_for_room(own, error)):
+                        raise
+        except JournalError as error:
+            return self._lost(own, count, error)
+
+    def _wait_for_room(self, own: Journal, error: JournalFullError) -> bool:
+        """Policy "block": whether it makes sense to try again, after the server has taken something or a second.
+
+        Without the journal's lock, so that everybody else goes on; at the end of the run not beyond its deadline.
+        """
+        left_s = min(BLOCK_LOOK_S, self._ends_s - time.monotonic())
+        if self._settings is None or self._settings.journal_policy != "block" or self.delivery.settled or left_s <= 0:
+            return False
+        self._warn(f"{error}; log() waits for the server")
+        number, _ = split_position(self.delivery.acked)
+        self.delivery.wait(position_of(number + 1, 0), left_s)
+        own.retry()
+        return True
 
     def _lost(self, own: Journal | None, count: int, error: JournalError) -> Receipt:
         """Count points that found no room; without a journal (a forked child, a full disk) until there is one."""
-        self._unkept += 0 if own else count
-        if own is not None:
-            own.lose(count)
+        self._count_lost(count)
         if self._settings is not None and self._settings.journal_policy == "raise":
             raise error
+        self._warn(f"{error}; {own.dropped if own else self._unkept} points dropped so far. Free some space")
+        return Receipt(Delivery(verdict=error), 1)
+
+    def _count_lost(self, points: int) -> None:
+        if self.journal is not None:
+            self.journal.lose(points)
+        else:
+            self._unkept += points
+
+    def _warn(self, words: str) -> None:
         if time.monotonic() - self._warned_s >= WARN_EVERY_S:
             self._warned_s = time.monotonic()
-            dropped = own.dropped if own else self._unkept
-            logger.warning("metriclog: %s; %d points dropped so far. Free some space", error, dropped)
-        return Receipt(Delivery(verdict=error), 1)
+            logger.warning("metriclog: %s", words)
 
     def _drain(self, timeout_s: float) -> None:
         ship, own = self.ship, self.journal
         if ship is None or own is None:
             return
-        self.delivery.wait(own.position, timeout_s)
-        ship.stop()
+        arrived = self.delivery.wait(own.position, timeout_s)
+        ship.stop(STOP_S if arrived else STOP_LATE_S)
         self.delivery.end(NotDeliveredError(f"the run has ended; ship it with: metriclog sync {self._who.root}"))
         left = self.stats()["pending"]
         if left > 0:

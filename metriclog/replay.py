@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from metriclog import segments
-from metriclog.segments import Entry, SegmentReader, position_of, split_position
+from metriclog.segments import Entry, SegmentReader, Text, Values, position_of, split_position
 
 
 def owner_is_alive(directory: Path) -> bool:
@@ -26,6 +26,17 @@ def owner_is_alive(directory: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def beyond(entry: Values | Text, number: int, position: int) -> Values | Text | None:
+    """The part of an entry after a position, or None: rows read in one stretch may have been shipped in two."""
+    if position_of(number, entry.end) <= position:
+        return None
+    if isinstance(entry, Text) or position <= position_of(number, entry.start):
+        return entry
+    size = (entry.end - entry.start) // len(entry.rows)
+    done = (position - position_of(number, entry.start)) // size
+    return Values(entry.shape, entry.rows[done:], entry.start + done * size, entry.end)
 
 
 class JournalReader:

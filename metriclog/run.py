@@ -240,7 +240,7 @@ class Run(MlflowSpellings):
         with self._lock:
             if not self._finished:
                 lines = [self._run_line("running")] if self._who.leads else []
-                self._recorder.lines([*lines, *self._delivery_lines()])
+                self._recorder.lines([*lines, *self._delivery_lines()], patient=False)
 
     def _delivery_lines(self) -> list[str]:
         """How delivery goes, as a point of `delivery`, where there is delivery."""

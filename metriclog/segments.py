@@ -138,6 +138,12 @@ def pack_payload(kind: int, points: int, body: bytes) -> bytes:
     return KIND.pack(kind, points) + body
 
 
+def pack_record(kind: int, body: bytes) -> bytes:
+    """A whole record without points, as it lies in a segment."""
+    payload = pack_payload(kind, 0, body)
+    return (RECORD.pack(len(payload), crc32(payload)) + payload).ljust(padded(len(payload)), b"\0")
+
+
 def dump_json(value: dict[str, Any]) -> bytes:
     """Compact JSON, the same bytes for the same content."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
@@ -152,6 +158,11 @@ def pack_header(number: int, created_ns: int, version: int = VERSION) -> bytes:
 def segment_name(number: int) -> str:
     """`00000007.seg`."""
     return f"{number:08d}.seg"
+
+
+def gone_name(number: int) -> str:
+    """The name of a segment that is set aside, to be deleted."""
+    return f"{number:08d}.gone"
 
 
 def segment_numbers(directory: Path) -> list[int]:

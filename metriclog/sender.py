@@ -28,6 +28,7 @@ from metriclog.errors import (
     TransientError,
     UnparsableError,
 )
+from metriclog.points import parse_line
 
 logger = logging.getLogger("metriclog")
 
@@ -36,7 +37,11 @@ FIRST_REJECTED_S, MAX_REJECTED_S = 30.0, 300.0
 URGENT_BACKOFF_S = 0.5  # while somebody waits in flush() or finish()
 WARN_EVERY_S = 60.0
 MAX_SUSPECTS = 8  # lines the server fails on, one by one, without any yes, before it is taken for the server's fault
+SHORTEST_SHARD_NS = 3600 * 10**9
+SURELY_LARGE_BYTES = 64 << 10  # of one line that is too large; of a shorter one, the answer is doubted
 MAX_SAME_500 = 5  # answers 500 to the same body from a server that says it is well, before the body is suspected
+
+_CONFLICT = re.compile(r'field type conflict: input field "(.+?)" on measurement "(.+?)" is type')
 
 Refused = list[tuple[bytes, str]]
 
@@ -147,23 +152,23 @@ class Sender:
         return False
 
     def _sift(self, lines: Sequence[bytes]) -> Refused:
-        if not lines:
-            return []
-        try:
-            self.send(b"".join(lines))
-        except UnparsableError as error:
-            return self._without_unparsable(lines, error)
-        except PartialWriteError as error:
-            return self._sort_out(lines, error)
-        except TooLargeError as error:
-            return self._halve(lines, error)
-        except (BadRequestError, _SuspectError) as error:
-            if len(lines) > 1:
-                return self._halve(lines, error)
-            self._suspects.append((lines[0], error))
-            if len(self._suspects) >= MAX_SUSPECTS and self.successes == self._before:
-                self._keep(error)
-        return []
+        refused: Refused = []
+        while lines:
+            try:
+                self.send(b"".join(lines))
+                break
+            except UnparsableError as error:
+                named = [(line, why) for line in lines if (why := error.reasons.get(line.rstrip(b"\n")))]
+                if not named:
+                    return refused + self._halve(lines, error)
+                refused += named
+                bad = {line for line, _ in named}
+                lines = [line for line in lines if line not in bad]
+            except PartialWriteError as error:
+                return refused + self._sort_out(lines, error)
+            except (TooLargeError, BadRequestError, _SuspectError) as error:
+                return refused + self._halve(lines, error)
+        return refused
 
     def _keep(self, error: ServerError) -> NoReturn:
         self._tell(error)
@@ -193,13 +198,6 @@ class Sender:
                 raise _SuspectError(str(error), status=error.status) from error
             raise
 
-    def _without_unparsable(self, lines: Sequence[bytes], error: UnparsableError) -> Refused:
-        bad = {line for line in lines if line.rstrip(b"\n") in error.reasons}
-        if not bad:
-            return self._halve(lines, error)
-        refused = [(line, error.reasons[line.rstrip(b"\n")]) for line in lines if line in bad]
-        return refused + self._sift([line for line in lines if line not in bad])
-
     def _sort_out(self, lines: Sequence[bytes], error: PartialWriteError) -> Refused:
         """After a partial write: set apart what the server's words point at, so that the rest is proven in one go."""
         if len(lines) == 1 and _is_stored(error):
@@ -209,27 +207,61 @@ class Sender:
         if len(lines) == 1:
             return [(lines[0], str(error))]
         bound_ns = _retention_bound_ns(str(error))
-        if bound_ns is not None:
-            old = {line for line in lines if int(line.rsplit(b" ", 1)[1]) < bound_ns}
-            if old:
-                kept = [line for line in lines if line not in old]
-                return [(line, str(error)) for line in lines if line in old] + self._sift(kept)
-        return self._halve(lines, error)
+        old = {line for line in lines if _time_ns(line) < bound_ns}
+        if old:
+            kept = [line for line in lines if line not in old]
+            return [(line, str(error)) for line in lines if line in old] + self._sift(kept)
+        conflict = _CONFLICT.search(str(error))
+        if conflict is None:
+            return self._halve(lines, error)
+        hit = [_has_field(line, conflict[2], conflict[1]) for line in lines]
+        if all(hit):
+            return self._judge_by_the_ends(sorted(lines, key=_time_ns), error)
+        parts = [
+            [line for line, is_hit in zip(lines, hit, strict=True) if is_hit is wanted] for wanted in (False, True)
+        ]
+        return self._sift(parts[0]) + self._sift(parts[1]) if any(hit) else self._halve(lines, error)
+
+    def _judge_by_the_ends(self, lines: Sequence[bytes], error: PartialWriteError) -> Refused:
+        """Lines in order of time that all have the field in conflict. Its type is fixed for a shard: a range of time.
+
+        Of less than the shortest shard, at most two share such lines: what holds at both ends holds between them.
+        """
+        if len(lines) <= 3 or _time_ns(lines[-1]) - _time_ns(lines[0]) >= SHORTEST_SHARD_NS:
+            return self._halve(lines, error)
+        between = lines[1:-1]
+        ends = self._sift(lines[:1]) + self._sift(lines[-1:])
+        return ends + ([(line, str(error)) for line in between] if len(ends) == 2 else self._sift(between))
 
     def _halve(self, lines: Sequence[bytes], error: ServerError) -> Refused:
         if len(lines) == 1:
-            return [(lines[0], str(error))]
+            return self._suspect(lines[0], error)
         halves = [lines[: len(lines) // 2], lines[len(lines) // 2 :]]
         if self._control.rng.random() < 0.5:  # so that a few bad lines in front cannot hide all the good ones for ever
             halves.reverse()
         return self._sift(halves[0]) + self._sift(halves[1])
 
+    def _suspect(self, line: bytes, error: ServerError) -> Refused:
+        """Refuse a single line if the server's word can be believed by itself; else wait for what it says of others."""
+        if isinstance(error, TooLargeError) and len(line) > SURELY_LARGE_BYTES:
+            return [(line, str(error))]
+        self._suspects.append((line, error))
+        if len(self._suspects) >= MAX_SUSPECTS and self.successes == self._before:
+            self._keep(error)
+        return []
+
     def _must_stop(self, _state: tenacity.RetryCallState) -> bool:
         limit_s = self._control.give_up_after_s
-        late = limit_s is not None and self._control.clock() - self._last_yes_s > limit_s
+        late = limit_s is not None and self._control.clock() - self._last_yes_s >= limit_s
         return late or self._control.stop.is_set()
 
     def _backoff_s(self, state: tenacity.RetryCallState) -> float:
+        pause_s, limit_s = self._pause_s(state), self._control.give_up_after_s
+        if limit_s is None:
+            return pause_s
+        return min(pause_s, max(0.0, self._last_yes_s + limit_s - self._control.clock()))  # the last try is then
+
+    def _pause_s(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         attempt = min(state.attempt_number, 12)
         control = self._control
@@ -260,10 +292,27 @@ def _is_stored(error: PartialWriteError) -> bool:
     return error.status == 422 and "has been stripped" in str(error) and "dropped=0" in str(error)
 
 
-def _retention_bound_ns(words: str) -> int | None:
-    """The lower bound of the retention policy that a 422 names, in ns, or None if it names none."""
+def _has_field(line: bytes, measurement: str, field_name: str) -> bool:
+    """Whether a line is of this measurement and has this field."""
+    try:
+        point = parse_line(line.decode().rstrip("\n"))
+    except ValueError:
+        return False
+    return point.measurement == measurement and field_name in point.fields
+
+
+def _time_ns(line: bytes) -> int:
+    """The time stamp of a line; for what is no line, one that no bound reaches."""
+    try:
+        return int(line.rpartition(b" ")[2])
+    except ValueError:
+        return 1 << 63
+
+
+def _retention_bound_ns(words: str) -> int:
+    """The lower bound of the retention policy that a 422 names, in ns; a very low one if it names none."""
     match = re.search(r"Lower Bound at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z", words)
     if match is None:
-        return None
+        return -(1 << 63)
     seconds = round(datetime.fromisoformat(match[1] + "+00:00").timestamp())
     return seconds * 10**9 + int((match[2] or ".0")[1:].ljust(9, "0")[:9])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from metriclog import acks, quarantine, segments
+from metriclog import acks, files, quarantine, segments
 from metriclog.directory import read_meta
 from metriclog.errors import JournalError, TransientError
 from metriclog.keeper import Opened
@@ -121,6 +121,7 @@ class Shipper:
         self._target, self._control = target, control
         self._max_points, self._own = max_points, own
         self._delivery = own.delivery if own else Delivery()
+        self._delivery.advance(self.ack.position)  # what another process shipped
         self._reader = JournalReader(directory, self.ack.position)
         self._reading = own.keeper.lock if own else contextlib.nullcontext()
         if own:
@@ -225,7 +226,7 @@ class Shipper:
         path = self.directory / f"damaged-{number:08d}-{damage.start}.bin"
         with open(self.directory / segments.segment_name(number), "rb") as file:
             file.seek(damage.start)
-            path.write_bytes(file.read(damage.end - damage.start))
+            files.replace(path, file.read(damage.end - damage.start))
         if not damage.torn:
             size_bytes = damage.end - damage.start
             logger.warning("metriclog: %d bytes of the journal are damaged, kept in %s", size_bytes, path)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metriclog import quarantine
+from metriclog import files, quarantine
 from metriclog.acks import load_ack
 from metriclog.directory import process_directories, read_meta
-from metriclog.replay import JournalReader, owner_is_alive
-from metriclog.segments import LINES, LOSS, Damage, Entry, Text, Values, position_of
+from metriclog.errors import JournalError
+from metriclog.replay import JournalReader, beyond, owner_is_alive
+from metriclog.segments import LINES, LOSS, Damage, Entry, Text, Values
 
 
 @dataclass(slots=True)
@@ -37,12 +39,19 @@ class State:
 
 def collect(root: Path, target: str) -> list[State]:
     """The state of every process directory below `root`, for one target. Reads the journals whole."""
-    return [_state(path, target) for path in process_directories(root)]
+    return [_state_or_why_not(path, target) for path in process_directories(root)]
 
 
 def count_pending(path: Path, target: str) -> int:
     """Points of one process directory that wait for the target."""
     return _state(path, target).pending
+
+
+def _state_or_why_not(path: Path, target: str) -> State:
+    try:
+        return _state(path, target)
+    except (JournalError, OSError) as error:
+        return State(path.parent.name, str(path), trouble=f"cannot be read: {error}")
 
 
 def _state(path: Path, target: str) -> State:
@@ -75,26 +84,21 @@ def _count(entry: Entry, number: int, acked: int, state: State) -> None:
         lost: dict[str, Any] = entry.json()
         state.dropped += lost["dropped"]
         state.accepted += lost.get("gone", 0)
-    if position_of(number, entry.end) > acked:
-        left = _unacked(entry, number, acked)
+    left = beyond(entry, number, acked)
+    if left is not None:
         state.pending += left.points
         times = (state.pending_since_ns, _first_time_ns(left))
         state.pending_since_ns = min((time_ns for time_ns in times if time_ns is not None), default=None)
 
 
-def _unacked(entry: Values | Text, number: int, acked: int) -> Values | Text:
-    """The part of an entry beyond the ack: rows read in one stretch may have been shipped in two."""
-    if isinstance(entry, Text) or acked <= position_of(number, entry.start):
-        return entry
-    size = (entry.end - entry.start) // len(entry.rows)
-    done = (acked - position_of(number, entry.start)) // size
-    return Values(entry.shape, entry.rows[done:], entry.start + done * size, entry.end)
-
-
 def _first_time_ns(entry: Values | Text) -> int | None:
     if isinstance(entry, Values):
         return int(entry.rows[0][0])
-    return int(entry.body.split(b"\n", 1)[0].rsplit(b" ", 1)[1]) if entry.kind == LINES else None
+    if entry.kind != LINES:
+        return None
+    with contextlib.suppress(ValueError):  # no line protocol: the server will say so, and it goes into quarantine
+        return int(entry.body.split(b"\n", 1)[0].rpartition(b" ")[2])
+    return None
 
 
 def save_trouble(path: Path, target: str, words: str | None) -> None:
@@ -103,9 +107,7 @@ def save_trouble(path: Path, target: str, words: str | None) -> None:
     if words is None:
         file.unlink(missing_ok=True)
         return
-    partial = file.with_suffix(".tmp")
-    partial.write_text(json.dumps({"words": words}), encoding="utf-8")
-    partial.replace(file)
+    files.replace(file, json.dumps({"words": words}).encode())
 
 
 def load_trouble(path: Path, target: str) -> str | None:

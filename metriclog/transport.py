@@ -42,6 +42,7 @@ MAX_RETRY_AFTER_S = 300.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 GZIP_LEVEL = 1  # 114 MB/s against 17 MB/s at level 9, for 13 % larger bodies
 _TRANSIENT_400 = ("wal buffer full", "wal is shutdown", "readonly now", "request limit", "too many requests")
+_CUT_MESSAGE = re.compile(r'\s*\{[^{}\[\]]*?"(?:message|error)"\s*:\s*"((?:[^"\\]|\\.)*)\Z', re.DOTALL)
 _UNPARSABLE = re.compile(r"unable to parse '(.*?)': (.*?)(?=\nunable to parse '|\Z)", re.DOTALL)
 
 # A fork while another thread imports would leave Python's import locks held for ever in the child: it waits instead.
@@ -101,7 +102,7 @@ class Transport:
         except (HTTPError, OSError) as error:
             raise self._no_answer(error) from error
         if status != 204:
-            kind = _message((headers or {}).get("Content-Type", "no content type"))
+            kind = _clean((headers or {}).get("Content-Type", "no content type"))
             raise RejectedError(f"{self.address} answered {status} ({kind}), not InfluxDB's 204", status=status)
 
     def query(self, influxql: str) -> list[dict[str, Any]]:
@@ -156,7 +157,8 @@ class Transport:
 
     def _classified(self, answer: _AnswerError) -> ServerError:
         """The error behind an answer, without the token: some servers repeat the request in it."""
-        words = answer.said.replace(self._token, "***") if self._token else answer.said
+        token = self._token or ""
+        words = answer.said.replace(token, "***") if len(token) >= 8 else answer.said  # shorter ones are words
         return classify(answer.status, words, answer.headers)
 
     def _no_answer(self, error: Exception) -> ServerError:
@@ -263,7 +265,7 @@ def classify(status: int | None, body: str, headers: Mapping[str, str]) -> Serve
     if status == 422 or (status == 400 and "partial write" in low):
         return PartialWriteError(said, status=status)
     if status == 400 and "invalid precision" not in low:
-        reasons = {line.encode(): why for line, why in _UNPARSABLE.findall(_message(body, None))}
+        reasons = {line.encode(): _clean(why) for line, why in _UNPARSABLE.findall(_message(body, None))}
         if reasons:
             return UnparsableError(said, status=status, reasons=reasons)
         return BadRequestError(said, status=status)
@@ -301,9 +303,22 @@ def _message(body: str, limit: int | None = MAX_ERROR_CHARS) -> str:
         loaded = json.loads(body)
         words = str(loaded.get("message") or loaded.get("error") or body) if isinstance(loaded, dict) else body
     except ValueError:
-        words = body
-    if limit is None:
-        return words
+        words = _cut_message(body) or body
+    return words if limit is None else _clean(words, limit)
+
+
+def _cut_message(body: str) -> str | None:
+    """The whole lines of the message in a JSON error body that was cut; None if there is none."""
+    found = _CUT_MESSAGE.match(body)
+    whole = found[1].rpartition("\\n")[0] if found else ""
+    try:
+        return str(json.loads(f'"{whole}"')) or None
+    except ValueError:
+        return None
+
+
+def _clean(words: str, limit: int = MAX_ERROR_CHARS) -> str:
+    """Somebody else's words, printable and cut, for a terminal and a log."""
     clean = "".join(char if char.isprintable() else " " for char in words[: 2 * limit])
     return clean[:limit] + ("…" if len(clean) > limit else "")
 
@@ -326,6 +341,6 @@ def _series(data: bytes, influxql: str) -> list[dict[str, Any]]:
     if "error" in result:
         if "measurement not found" in result["error"]:  # openGemini says so before the first point
             return []
-        raise QueryError(f"{result['error']}: {influxql}")
+        raise QueryError(f"{_clean(str(result['error']))}: {influxql}")
     series: list[dict[str, Any]] = result.get("series", [])
     return series

@@ -19,8 +19,8 @@ from metriclog.acks import load_ack
 from metriclog.directory import process_directories, read_meta
 from metriclog.errors import RunNotFoundError
 from metriclog.points import Point, nonfinite_code, parse_line
-from metriclog.replay import JournalReader
-from metriclog.segments import LINES, LOSS, Damage, Text, Values, position_of
+from metriclog.replay import JournalReader, beyond, owner_is_alive
+from metriclog.segments import LINES, LOSS, Damage, Entry, Text, Values, segment_name
 
 WINDOW_POINTS = 200_000  # of one series in one query
 MAX_NAMED = 20  # differences named one by one; the rest is counted
@@ -54,6 +54,8 @@ class Verdict:
     unknown: int = 0
     damaged: int = 0
     differences: list[str] = field(default_factory=list)
+    dropped_by_hand: int = 0  # of the dropped, those that are still in the journal
+    strangers: list[str] = field(default_factory=list)  # on the server, perhaps deleted from the journal
 
     @property
     def holds(self) -> bool:
@@ -67,64 +69,135 @@ class Verdict:
             self.differences.append(difference)
 
 
-@dataclass(slots=True)
-class _Journal:
-    """What the journal holds of a run: per series and time stamp the fields, and whether it is acknowledged."""
+class _Directory:
+    """Reads one process directory: what is there at first, and what a live process adds meanwhile."""
 
-    points: dict[Series, dict[int, tuple[Stored, bool]]] = field(default_factory=dict)
-    quarantined: set[tuple[Series, int]] = field(default_factory=set)
-    dropped: set[tuple[Series, int]] = field(default_factory=set)  # by hand, out of the quarantine
+    def __init__(self, path: Path, target: str, journal: _Journal) -> None:
+        self._path, self._journal = path, journal
+        self._acked = load_ack(
+            path, target
+        ).position  # before anything else: what is shipped meanwhile is on the server
+        self._alive = owner_is_alive(path)
+        meta = read_meta(path)
+        self._started_ns = int(meta["started_ns"]) if meta else 0
+        self._reader = JournalReader(path)
 
-
-def verify(root: Path, run: str, server: Queryable) -> Verdict:
-    """Compare one run. Raises `RunNotFoundError`, and what the transport raises."""
-    paths = process_directories(root, run)
-    if not paths:
-        raise RunNotFoundError(f"run {run!r} is not in {root}")
-    verdict, journal = Verdict(run), _Journal()
-    for path in paths:
-        _read_directory(path, server.target, journal, verdict)
-    present = sum(len(stamps) for stamps in journal.points.values())
-    verdict.accepted += present + verdict.forgotten + verdict.dropped
-    on_server = _Server(server, run)
-    for series in sorted(journal.points.keys() | on_server.series()):
-        _compare(series, journal, on_server.points(series, sorted(journal.points.get(series, {}))), verdict)
-    # What was delivered and then deleted from the journal is on the server and nowhere else: expected, up to the count.
-    explained = min(verdict.unknown, verdict.forgotten)
-    verdict.unknown -= explained
-    verdict.delivered += explained
-    return verdict
-
-
-def _read_directory(path: Path, target: str, journal: _Journal, verdict: Verdict) -> None:
-    ack = load_ack(path, target)
-    meta = read_meta(path)
-    started_ns = int(meta["started_ns"]) if meta else 0
-    reader = JournalReader(path)
-    while found := reader.read(100_000):
-        for number, entry in found:
-            done = position_of(number, entry.end) <= ack.position
-            if isinstance(entry, Damage):
-                verdict.damaged += not entry.torn
-                if not entry.torn:
-                    verdict.name(f"damaged record: {path.name}/{number:08d}.seg, bytes {entry.start} to {entry.end}")
+    def read(self, verdict: Verdict) -> None:
+        """Read what is there, with what is lost and damaged."""
+        for number, entry in self._entries():
+            if isinstance(entry, Damage) and not entry.torn:
+                verdict.damaged += 1
+                where = f"{self._path / segment_name(number)}, bytes {entry.start} to {entry.end}"
+                verdict.name(f"damaged record: {where}")
             elif isinstance(entry, Text) and entry.kind == LOSS:
                 verdict.dropped += int(entry.json()["dropped"])
                 verdict.forgotten += int(entry.json().get("gone", 0))
-            else:
-                for point in _points_of(entry, started_ns):
-                    stamps = journal.points.setdefault(_series_of(point), {})
-                    stamps[point.time_ns] = (_stored(point.fields), done)
-    reader.close()
-    for kind, lines in (("quarantine", journal.quarantined), ("dropped", journal.dropped)):
-        for refused in quarantine.load(path, target, kind):
-            point = parse_line(refused.line)
-            lines.add((_series_of(point), point.time_ns))
+            self._take(number, entry)
+
+    def catch_up(self) -> None:
+        """Read what has been logged since: it may be on the server already."""
+        if self._alive:
+            for number, entry in self._entries():
+                self._take(number, entry)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+    def _entries(self) -> Iterator[tuple[int, Entry]]:
+        while found := self._reader.read(100_000):
+            yield from found
+
+    def _take(self, number: int, entry: Entry) -> None:
+        if isinstance(entry, Damage):
+            return
+        left = beyond(entry, number, self._acked)
+        acked = entry.points - (left.points if left else 0)
+        for index, point in enumerate(_points_of(entry, self._started_ns)):
+            stamps = self._journal.points.setdefault(_series_of(point), {})
+            stamps[point.time_ns] = (_stored(point.fields), index < acked)
+
+
+class _Journal:
+    """What the journal holds of a run: per series and time stamp the fields, and whether it is acknowledged."""
+
+    def __init__(self, paths: Sequence[Path], target: str) -> None:
+        self.points: dict[Series, dict[int, tuple[Stored, bool]]] = {}
+        self._directories = [_Directory(path, target, self) for path in paths]
+        self._paths, self._target = paths, target
+
+    def read(self, verdict: Verdict) -> None:
+        """Read everything."""
+        for folder in self._directories:
+            folder.read(verdict)
+        self.quarantined = self._set_aside("quarantine")
+        self.dropped = self._set_aside("dropped")  # by hand, out of the quarantine
+
+    def catch_up(self) -> None:
+        """Read what live processes have added."""
+        for folder in self._directories:
+            folder.catch_up()
+
+    def close(self) -> None:
+        """Close the files."""
+        for folder in self._directories:
+            folder.close()
+
+    def _set_aside(self, kind: str) -> set[tuple[Series, int]]:
+        lines = (one.line for path in self._paths for one in quarantine.load(path, self._target, kind))
+        return {(_series_of(point), point.time_ns) for point in map(_parse, lines)}
+
+    def gone(self, points: set[tuple[Series, int]]) -> int:
+        """How many of these are in the journal no more."""
+        return sum(time_ns not in self.points.get(series, ()) for series, time_ns in points)
+
+
+def verify(root: Path, run: str, server: Queryable) -> Verdict:
+    """Compare one run, dead or alive. Raises `RunNotFoundError`, and what the transport raises."""
+    paths = process_directories(root, run)
+    if not paths:
+        raise RunNotFoundError(f"run {run!r} is not in {root}")
+    verdict, journal, on_server = Verdict(run), _Journal(paths, server.target), _Server(server, run)
+    try:
+        journal.read(verdict)
+        for series in sorted(journal.points.keys() | on_server.series()):
+            stored = on_server.points(series, sorted(journal.points.get(series, {})))
+            journal.catch_up()
+            _compare(series, journal, stored, verdict)
+    finally:
+        journal.close()
+    _account_for_deleted(journal, verdict)
+    return verdict
+
+
+def _account_for_deleted(journal: _Journal, verdict: Verdict) -> None:
+    """What was delivered and then deleted from the journal is on the server alone, or set aside: up to the count."""
+    refused, given_up = journal.gone(journal.quarantined), journal.gone(journal.dropped)
+    verdict.accepted += verdict.forgotten + verdict.dropped - verdict.dropped_by_hand
+    verdict.quarantined += refused
+    verdict.dropped += given_up
+    expected = max(0, verdict.forgotten - refused - given_up)
+    explained = min(verdict.unknown, expected)
+    verdict.delivered += explained
+    verdict.unknown -= explained
+    if explained < expected:
+        verdict.missing += expected - explained
+        verdict.name(f"missing on the server: {expected - explained} points that are in the journal no more")
+    for difference in verdict.strangers[: verdict.unknown]:
+        verdict.name(difference)
+
+
+def _parse(line: str) -> Point:
+    """A line; one that is no line protocol becomes a point that no server has."""
+    try:
+        return parse_line(line)
+    except ValueError:
+        return Point("", {"line": line}, {}, 0)
 
 
 def _points_of(entry: Values | Text, started_ns: int) -> Iterator[Point]:
     if isinstance(entry, Text):
-        yield from (parse_line(line) for line in entry.body.decode().split("\n") if entry.kind == LINES)
+        yield from (_parse(line) for line in entry.body.decode().split("\n") if entry.kind == LINES)
         return
     tags = dict(entry.shape.tags)
     for time_ns, step, *values in entry.rows:
@@ -144,12 +217,18 @@ def _stored(fields: dict[str, Any]) -> Stored:
 
 
 def _bits(value: Any) -> Any:
-    """Floats by their bits: 0.0 and -0.0 differ. Whole floats come back from JSON as ints, so ints are floats too."""
-    return struct.pack("<d", value) if isinstance(value, (int, float)) else value
+    """Floats by their bits: 0.0 and -0.0 differ. Whole floats come back from JSON as ints, so ints are floats too.
+
+    But for those that a float cannot tell apart: of these, floats are ints.
+    """
+    if isinstance(value, str):
+        return value
+    return int(value) if abs(value) >= 2**53 else struct.pack("<d", value)
 
 
 def _compare(series: Series, journal: _Journal, stored: dict[int, Stored], verdict: Verdict) -> None:
     logged = journal.points.get(series, {})
+    verdict.accepted += len(logged)
     where = f"{series[0]} {dict(series[1]).get('metric') or dict(series[1])}"
     for time_ns, (fields, acked) in logged.items():
         there = stored.pop(time_ns, None)
@@ -159,6 +238,7 @@ def _compare(series: Series, journal: _Journal, stored: dict[int, Stored], verdi
             verdict.quarantined += 1
         elif (series, time_ns) in journal.dropped:
             verdict.dropped += 1
+            verdict.dropped_by_hand += 1
         elif there is not None:
             verdict.altered += 1
             verdict.name(f"altered: {where} at {time_ns}: logged {_show(fields)}, on the server {_show(there)}")
@@ -168,8 +248,8 @@ def _compare(series: Series, journal: _Journal, stored: dict[int, Stored], verdi
             verdict.missing += 1
             verdict.name(f"missing on the server: {where} at {time_ns}: {_show(fields)}")
     verdict.unknown += len(stored)
-    for time_ns, there in list(stored.items())[:3]:
-        verdict.name(f"on the server, not in the journal: {where} at {time_ns}: {_show(there)}")
+    for time_ns, there in list(stored.items())[-3:]:
+        verdict.strangers.append(f"on the server, not in the journal: {where} at {time_ns}: {_show(there)}")
 
 
 def _show(fields: Stored) -> str:
@@ -194,8 +274,10 @@ class _Server:
     def points(self, series: Series, times_ns: Sequence[int]) -> dict[int, Stored]:
         """Time stamp → fields of one series, read in windows of about WINDOW_POINTS."""
         measurement, tags = series
-        names = influxql.FIELDS[measurement]
+        names = influxql.FIELDS.get(measurement)
         found: dict[int, Stored] = {}
+        if names is None:
+            return found
         edges = [None, *times_ns[WINDOW_POINTS::WINDOW_POINTS], None]
         for since_ns, until_ns in pairwise(edges):
             for one in self._server.query(influxql.points_of_series(measurement, dict(tags), since_ns, until_ns)):

@@ -43,9 +43,31 @@ class PrivateInflux(Influx):
         """Asks it to end and waits until it has."""
         self._instance.stop()
 
+    def healthy(self) -> bool:
+        """Whether it answers."""
+        return self._instance.server.healthy()
+
     def kill(self) -> None:
         """Ends it as `kill -9` does."""
         self._instance.kill()
+
+    def pause(self) -> None:
+        """Stops it in its tracks: it takes connections and answers nothing."""
+        self._instance.pause()
+
+    def resume(self) -> None:
+        """Lets it go on after `pause`."""
+        self._instance.resume()
+
+    def wipe(self) -> None:
+        """Replaces it by an empty one at the same address, with the same token and bucket."""
+        self._instance.wipe()
+        self.start()
+        self._instance.server.set_up(self.bucket)
+
+    def pid(self) -> int | None:
+        """Its process, to send it signals; None in a container, or while it does not run."""
+        return self._instance.pid()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,13 +32,16 @@ HEAVY = {
 }
 LOADED_BY_IMPORT = {
     "metriclog",
+    "metriclog.acks",
     "metriclog.backing",
     "metriclog.deferred",
     "metriclog.directory",
     "metriclog.errors",
+    "metriclog.files",
     "metriclog.identity",
     "metriclog.journal",
     "metriclog.keeper",
+    "metriclog.ledger",
     "metriclog.points",
     "metriclog.receipts",
     "metriclog.recorder",

@@ -160,7 +160,7 @@ def test_with_a_limit_it_gives_up_so_long_after_the_last_yes() -> None:
     target = ScriptedTarget([TransientError("busy")] * 1000)
     with pytest.raises(TransientError):
         Sender(target, control).deliver(lines_of(1))
-    assert 1100.0 < control.now_s < 1200.0
+    assert 1100.0 <= control.now_s < 1100.1
 
 
 def test_an_unstable_server_is_not_worth_a_warning_each_time(caplog: pytest.LogCaptureFixture) -> None:

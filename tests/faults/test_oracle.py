@@ -11,6 +11,7 @@ import pytest
 import metriclog
 from metriclog import directory
 from metriclog.acks import Ack, save_ack
+from metriclog.segments import position_of
 from metriclog.settings import Settings
 from metriclog.transport import Transport
 from tests.faults.loads import EXPERIMENT, address, log_step
@@ -68,7 +69,8 @@ def test_an_ack_for_points_that_are_not_on_the_server_is_seen(
         more = [log_step(run, step) for step in range(3)]
     check_conservation([*accepted, *more], settings, influx)
     (path,) = directory.process_directories(settings.dir, "s")
-    save_ack(path, Transport(settings).target, Ack(position=1 << 60))
+    (segment,) = path.glob("*.seg")
+    save_ack(path, Transport(settings).target, Ack(position=position_of(1, segment.stat().st_size)))
     with pytest.raises(AssertionError, match="points are acknowledged but nowhere"):
         check_conservation([*accepted, *more], settings, influx)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import secrets
 from collections.abc import Mapping
@@ -86,6 +87,7 @@ class Influx:
         self.token = server.token
         self.org = server.org
         self.bucket = bucket
+        self._token_ids: dict[str, str] = {}
 
     def write(self, lines: str | bytes) -> None:
         """Writes line protocol, times in ns. Raises InfluxError unless the server answers 204."""
@@ -124,6 +126,14 @@ class Influx:
         if bucket_id := self._bucket_id():
             self._server.call("DELETE", f"/api/v2/buckets/{bucket_id}", expect=204)
 
+    def delete_point(self, measurement: str, tag: str, value: str, time_ns: int) -> None:
+        """Deletes the points of a measurement with this tag at this instant."""
+        day, rest_ns = dt.datetime.fromtimestamp(time_ns // 10**9, dt.UTC), time_ns % 10**9
+        moment = f"{day:%Y-%m-%dT%H:%M:%S}.{rest_ns:09d}Z"
+        send = {"start": moment, "stop": moment, "predicate": f'_measurement="{measurement}" AND {tag}="{value}"'}
+        params = {"org": self.org, "bucket": self.bucket}
+        self._server.call("POST", "/api/v2/delete", params, json.dumps(send).encode(), expect=204)
+
     def create_token(self, *, read: bool = True, write: bool = True) -> str:
         """A new token for this bucket alone; `write=False` gives one that may only read."""
         org_id, bucket_id = self._org_id(), self._bucket_id()
@@ -132,7 +142,16 @@ class Influx:
         permissions = [{"action": action, "resource": resource} for action in actions]
         send = {"orgID": org_id, "permissions": permissions}
         made = self._server.call_json("POST", "/api/v2/authorizations", send=send, expect=201)
+        self._token_ids[str(made["token"])] = str(made["id"])
         return str(made["token"])
+
+    def revoke(self, token: str) -> None:
+        """Takes the rights from a token that `create_token` made, until `give_back`."""
+        self._server.call_json("PATCH", f"/api/v2/authorizations/{self._token_ids[token]}", send={"status": "inactive"})
+
+    def give_back(self, token: str) -> None:
+        """Gives a revoked token its rights again."""
+        self._server.call_json("PATCH", f"/api/v2/authorizations/{self._token_ids[token]}", send={"status": "active"})
 
     def _org_id(self) -> str:
         found = self._server.call_json("GET", "/api/v2/orgs", params={"org": self.org})

@@ -105,14 +105,21 @@ def _docker_works() -> bool:
 
 
 class Instance(Protocol):
-    """A server of our own. It keeps its port and its data from `start` to `start`; `close` ends it and forgets both."""
+    """A server of our own. It keeps its port and its data from `start` to `start`; `close` ends it and forgets both.
+
+    `pause` stops it in its tracks until `resume`; `wipe` ends it and deletes its data, but the port stays.
+    """
 
     server: Server
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def wipe(self) -> None: ...
     def running(self) -> bool: ...
+    def pid(self) -> int | None: ...
     def output(self) -> str: ...
     def close(self) -> None: ...
 
@@ -156,8 +163,24 @@ class ProcessInstance:
             self._process.kill()
             self._process.wait(STOP_DEADLINE_S)
 
+    def pause(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        self.stop()
+        (self._folder / "influxd.bolt").unlink(missing_ok=True)
+        shutil.rmtree(self._folder / "engine", ignore_errors=True)
+
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def output(self) -> str:
         return build.tail(self._log)
@@ -172,10 +195,12 @@ class ContainerInstance:
     def __init__(self, image: str, port: int) -> None:
         self.server = _address(port)
         self._name = f"metriclog-test-{secrets.token_hex(6)}"
-        publish = f"127.0.0.1:{port}:8086"
-        _docker(
-            "create", "--name", self._name, "--publish", publish, image, "--reporting-disabled", "--log-level=error"
-        )
+        self._image, self._publish = image, f"127.0.0.1:{port}:8086"
+        self._create()
+
+    def _create(self) -> None:
+        command = ("create", "--name", self._name, "--publish", self._publish, self._image)
+        _docker(*command, "--reporting-disabled", "--log-level=error")
 
     def start(self) -> None:
         _docker("start", self._name)
@@ -185,6 +210,19 @@ class ContainerInstance:
 
     def kill(self) -> None:
         _docker("kill", self._name)
+
+    def pause(self) -> None:
+        _docker("pause", self._name)
+
+    def resume(self) -> None:
+        _docker("unpause", self._name)
+
+    def wipe(self) -> None:
+        self.close()
+        self._create()
+
+    def pid(self) -> int | None:
+        return None
 
     def running(self) -> bool:
         return _docker("inspect", "--format", "{{.State.Running}}", self._name).strip() == "true"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from metriclog.errors import JournalError, MetricValueError
+from metriclog.errors import JournalError, MetricValueError, RunFinishedError
 from metriclog.points import as_number
 from metriclog.receipts import Delivery, Receipt
 
@@ -192,6 +192,9 @@ class DeferredReads:
             self._lose(failed)
         try:
             item.receipt.settle(item.append(numbers) if numbers else _NEVER)
+        except RunFinishedError as error:  # it took longer than the end of the run
+            self._lose(len(numbers))
+            item.receipt.settle(Receipt(Delivery(verdict=error), 1))
         except JournalError as error:  # policy "raise"; counted
             item.receipt.settle(Receipt(Delivery(verdict=error), 1))
 

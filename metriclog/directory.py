@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from metriclog import segments
+from metriclog import files, segments
 from metriclog.errors import (
     JournalError,
     MetricNameError,
@@ -72,7 +72,7 @@ def claim(root: Path, run_id: str, experiment: str, rank: int | None, resume: Re
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         run_dir.mkdir(mode=0o700, exist_ok=True)
-        lock_fd = os.open(run_dir / ".claim", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock_fd = files.open_lock(run_dir / ".claim")
     except OSError as error:
         why = f"cannot write in {run_dir}: {error.strerror}. Set METRICLOG_DIR to a folder that can be written"
         raise JournalError(why) from error
@@ -83,7 +83,7 @@ def claim(root: Path, run_id: str, experiment: str, rank: int | None, resume: Re
         _check(earlier, run_id, experiment, rank, resume)
         yield _take(run_dir, run_id, rank, earlier)
     finally:
-        os.close(lock_fd)
+        files.close_lock(lock_fd)
 
 
 def child_directory(root: Path, run_id: str) -> tuple[Path, int]:

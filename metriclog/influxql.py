@@ -176,7 +176,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "runs": (*_RUN_FIELDS, "resolution"),
     "delivery": ("pending_points", "pending_bytes", "delivered", "retried", "quarantined", "dropped", "lag_s"),
 }
-"""Every field of each measurement, in the order that `points_of_series` selects them."""
+"""Every field of each measurement, in the order that `page_of_series` selects them."""
 
 
 def series_of_run(measurement: str, run: str) -> str:
@@ -184,13 +184,11 @@ def series_of_run(measurement: str, run: str) -> str:
     return f"SELECT count(*) FROM {quote_identifier(measurement)}{_where(run=run)} GROUP BY *"
 
 
-def points_of_series(measurement: str, tags: Mapping[str, str], since_ns: int | None, until_ns: int | None) -> str:
-    """Every field of every point of one series in [since_ns, until_ns), in the order of time.
+def page_of_series(measurement: str, tags: Mapping[str, str], after_ns: int, limit: int) -> str:
+    """Every field of the first `limit` points of one series after an instant, in the order of time.
 
-    Tags that the series does not have are not excluded: the answer may hold more series.
+    `tags` must name every tag of the measurement, with '' for those that the series does not have.
     """
     names = ", ".join(map(quote_identifier, FIELDS[measurement]))
-    since = "" if since_ns is None else f" AND time >= {since_ns:d}"
-    until = "" if until_ns is None else f" AND time < {until_ns:d}"
-    where = f"{_where(**tags)}{since}{until}"
-    return f"SELECT {names} FROM {quote_identifier(measurement)}{where} GROUP BY * ORDER BY time ASC"
+    where = f"{_where(**tags)} AND time > {after_ns:d}"
+    return f"SELECT {names} FROM {quote_identifier(measurement)}{where} ORDER BY time ASC LIMIT {limit:d}"

@@ -2,12 +2,11 @@
 
     DIR/<run>/<0001-host>/  owner.lock          held with flock while the process lives; the kernel lets go at kill -9
                             00000001.seg …      segments, see segments.py
-                            ack-<target>.json   how far this target said yes, see acks.py
-                            quarantine-<target>.jsonl
+                            ack-<target>.json, quarantine-<target>.jsonl   what this target said, see acks.py
 
-A *position* is `segment number << 40 | offset`: one int that grows with every record. Signal
-handlers may log, and raise: Python runs them between two calls. So each step that must not be torn apart is a row of
-plain stores without a call in between, and the lock may be taken again by the thread that holds it.
+A *position* is `segment number << 40 | offset`: one int that grows with every record. Signal handlers may log, and
+raise: Python runs them between two calls. So each step that must not be torn apart is a row of plain stores, and the
+lock may be taken again by the thread that holds it.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from metriclog.ledger import Doomed, Kept, Ledger, Room
 from metriclog.segments import FIRST_SHAPE, HEADER, RECORD, STALE, WriterShape, position_of, split_position
 
 SLOTS = 64  # the last 6 bits of a time stamp name the writing process, so that two never share a nanosecond
+JITTER_NS = 10**9  # a clock that goes back by less goes to and fro: the same stretch counts once, or it adds up
 RETRY_FULL_S = 1.0  # after a full disk: how long to refuse at once before trying again
 MAX_UNSAVED = 3  # full segments in memory, if buffered: a disk that does not come back must not fill it
 # At the end of a segment, kept free of points: LOSS records while there is no room for another segment, then the SEAL.
@@ -64,9 +64,8 @@ class Journal:
         self._full: list[tuple[int, Backing, int, int]] = []  # (number, backing, end, points up to there), to be saved
         self._points_before = self._points_saved = self._saved = 0
         self._number = self._end = self._limit = self._size = self._base = 0
-        self._next_shape = FIRST_SHAPE
-        self._last_ns = 0
-        self._back = (0, 0)  # (what the clock said, what was given) at the last step of a clock set back
+        self._next_shape, self._last_ns = FIRST_SHAPE, 0
+        self._back = (0, 0)  # while the clock is behind: (the latest it has said, what was given last)
         self._retry_at_s, self._refusal, self._rolling, self._closed = 0.0, "", False, False
 
     @classmethod
@@ -254,20 +253,24 @@ class Journal:
         with self._lock:
             self._place.make_again()
             self._retry_at_s = 0.0
-            self._roll(0, rescue=True)
-            for _, backing, end, _ in self._full:
+            held = {number: (backing, end) for number, backing, end, _ in self._full}
+            held |= {self._number: (self._current, self._end)} if self._current else {}
+            for backing, end in held.values():  # before there is a later one: a reader would pass over what is missing
                 backing.rewrite(end)
+            self._roll(0, rescue=True)
+            self._full[-1][1].rewrite(self._full[-1][2])
             self._place.lock()
-            rescued = {self._number, *(number for number, *_ in self._full)}
-            lost = [number for number in self.ledger.kept if number not in rescued]
+            lost = self.ledger.kept.keys() - held.keys() - {self._number}
             if self._room is not None and lost:
-                self._give_up(self._room.write_off(self.ledger.kept, lost))
+                self._give_up(self._room.write_off(self.ledger.kept, sorted(lost)))
 
     def _clock_back(self, raw_ns: int) -> int:
         """After the last one although the clock is not: half speed until it has caught up, never bunched."""
-        passed_ns = max(raw_ns - self._back[0], 0) if self._back[1] == self._last_ns else 0
-        slowed_ns = (self._last_ns + max(passed_ns // 2, SLOTS)) & -SLOTS | self._slot
-        self._back = (raw_ns, slowed_ns)
+        seen_ns, given_ns = self._back
+        if given_ns != self._last_ns or raw_ns < seen_ns - JITTER_NS:
+            seen_ns = raw_ns
+        slowed_ns = (self._last_ns + max((raw_ns - seen_ns) // 2, SLOTS)) & -SLOTS | self._slot
+        self._back = (max(raw_ns, seen_ns), slowed_ns)
         return slowed_ns
 
     def _make_room(self, shape: WriterShape, payload: bytes) -> tuple[WriterShape, bytes]:
@@ -349,7 +352,7 @@ class Journal:
         # The end before the base: a reader of `position` may see an old one, never one too far.
         self._end, self._full, self._current, self._map, self._number = end, full, fresh, view, number
         self._base, self._size, self._limit, self._next_shape = base, size, size - LOSS_BYTES, FIRST_SHAPE
-        self._place.spare = None
+        self._place.next = None
         self.ledger.kept[number] = kept
 
     def _seal(self) -> None:

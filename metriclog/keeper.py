@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metriclog import acks, volumes
-from metriclog.backing import SPARE
+from metriclog.backing import NEXT, SPARE
 from metriclog.errors import JournalFullError
 from metriclog.journal import Journal
 from metriclog.ledger import Doomed, Kept, in_ranges
 from metriclog.receipts import Delivery
+from metriclog.replay import without_owner
 from metriclog.segments import LOSS, SegmentReader, Text, gone_name, position_of, segment_name, split_position
 
 if TYPE_CHECKING:
@@ -165,9 +166,17 @@ def open_journal(path: Path, meta: dict[str, Any], settings: Settings, slot: int
 def recover(directory: Path) -> None:
     """After a kill -9: finish what was under way. What the journal has given up is deleted, the rest put back.
 
-    `OSError` and `JournalError` (a segment of a newer format) pass through.
+    A directory whose process lives, or is about to begin, is left alone. `OSError` and `JournalError` (a segment of a
+    newer format) pass through.
     """
-    (directory / SPARE).unlink(missing_ok=True)
+    with without_owner(directory) as dead:
+        if dead:
+            _finish_for_the_dead(directory)
+
+
+def _finish_for_the_dead(directory: Path) -> None:
+    for name in (SPARE, NEXT):
+        (directory / name).unlink(missing_ok=True)
     set_aside = list(directory.glob("*.gone"))
     if not set_aside:
         return

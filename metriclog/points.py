@@ -134,7 +134,9 @@ def _not_a_number(value: object) -> str | None:
 
 def _learn_numpy_scalar(kind: type) -> None:
     numpy = sys.modules.get("numpy")
-    if numpy is not None and issubclass(kind, (numpy.floating, numpy.integer, numpy.bool_)):
+    # Another thread may be importing it right now, so that it has no types yet.
+    families = [getattr(numpy, name) for name in ("floating", "integer", "bool_") if hasattr(numpy, name)]
+    if issubclass(kind, tuple(families)):
         PLAIN_NUMBERS.add(kind)
 
 

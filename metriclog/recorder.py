@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from metriclog import directory
 from metriclog.deferred import DeferredReads
-from metriclog.errors import JournalError, JournalFullError, NotDeliveredError
+from metriclog.errors import JournalError, JournalFullError, NotDeliveredError, RunFinishedError
 from metriclog.identity import Identity
 from metriclog.journal import Journal
 from metriclog.keeper import Opened, open_journal
@@ -120,24 +120,22 @@ class Recorder:
         return self.delivery.wait(own.position, max(0.0, deadline_s - time.monotonic()))
 
     def close(self, timeout_s: float, last_words: Callable[[], None]) -> None:
-        """Read what is still on a device, write the last words, seal; then wait for the server until the deadline."""
-        self._ends_s = deadline_s = time.monotonic() + timeout_s
-        if self.heart:
-            self.heart.stop()
-        if self._deferred is not None:
-            self._deferred.drain(timeout_s)
-            left = self._deferred.give_up()
-            if left:
-                logger.warning("metriclog: %d values were still on their device at the end; they are dropped", left)
-        with contextlib.suppress(JournalError):  # policy "raise"; counted
-            last_words()
-        self.closed = True
-        if self.journal is not None:
-            unsaved = self.journal.close(max(MIN_CLOSE_S, deadline_s - time.monotonic()))
-            if unsaved:
-                where = self.journal.directory
-                logger.warning("metriclog: %d points could not be written to %s; they are dropped", unsaved, where)
-        self._drain(max(0.0, deadline_s - time.monotonic()))
+        """Read what is still on a device, write the last words, seal; then wait for the server until the deadline.
+
+        A signal handler may end a wait by raising, as Ctrl-C does: then the rest is done without waiting.
+        """
+        self._ends_s = time.monotonic() + timeout_s
+        try:
+            if self.heart:
+                self.heart.stop()
+            self._read_deferred(timeout_s)
+            with contextlib.suppress(JournalError):  # policy "raise"; counted
+                last_words()
+        except BaseException:
+            self._ends_s = 0.0
+            raise
+        finally:
+            self._seal_and_drain()
 
     def stats(self) -> dict[str, Any]:
         """Counts of this process, in points; see `Run.stats`."""
@@ -174,11 +172,14 @@ class Recorder:
     def after_fork(self) -> None:
         """In a forked child: let go of the parent's journal and threads, which do not exist here."""
         self._lock = threading.RLock()
-        if self.journal is not None:
-            self.journal.abandon()
-        self.delivery.orphan()
-        self.journal = self.heart = self.ship = self._deferred = None
+        parents, self.journal = self.journal, None
+        self.heart = self.ship = self._deferred = None
+        self._unkept = 0  # the parent counts its own
         self.child = True
+        self.delivery.orphan()
+        if parents is not None:
+            with contextlib.suppress(OSError):  # from closing a file on a network file system
+                parents.abandon()
 
     def _use(self, opened: Opened) -> None:
         """Record into this journal from now on, and start the threads behind it."""
@@ -203,7 +204,7 @@ class Recorder:
         self.heart = Heart(self._beat, opened.journal, settings.heartbeat_s)
 
     def _record(self, count: int, append: Callable[[Journal], int], *, patient: bool = True) -> Receipt:
-        own = None
+        own, waited = None, False
         try:
             own = self.open()
             if own is None or not count:
@@ -214,7 +215,10 @@ class Recorder:
                 except JournalFullError as error:
                     if not (patient and self._wait_for_room(own, error)):
                         raise
+                    waited = True
         except JournalError as error:
+            if self.closed and not waited:  # by another thread, since the caller has looked
+                raise RunFinishedError(f"run {self._who.run_id} has been finished") from error
             return self._lost(own, count, error)
 
     def _wait_for_room(self, own: Journal, error: JournalFullError) -> bool:
@@ -250,13 +254,46 @@ class Recorder:
             self._warned_s = time.monotonic()
             logger.warning("metriclog: %s", words)
 
-    def _drain(self, timeout_s: float) -> None:
+    def _read_deferred(self, timeout_s: float) -> None:
+        if self._deferred is None:
+            return
+        try:
+            self._deferred.drain(timeout_s)
+        finally:
+            left = self._deferred.give_up()
+            if left:
+                logger.warning("metriclog: %d values were still on their device at the end; they are dropped", left)
+
+    def _seal_and_drain(self) -> None:
+        self.closed = True
+        try:
+            self._seal(max(MIN_CLOSE_S, self._ends_s - time.monotonic()))
+        except BaseException:
+            self._ends_s = 0.0
+            self._seal(MIN_CLOSE_S)
+            raise
+        finally:
+            self._drain()
+
+    def _seal(self, timeout_s: float) -> None:
+        unsaved = self.journal.close(timeout_s) if self.journal else 0
+        if self.journal and unsaved:
+            where = self.journal.directory
+            logger.warning("metriclog: %d points could not be written to %s; they are dropped", unsaved, where)
+
+    def _drain(self) -> None:
         ship, own = self.ship, self.journal
         if ship is None or own is None:
             return
-        arrived = self.delivery.wait(own.position, timeout_s)
-        ship.stop(STOP_S if arrived else STOP_LATE_S)
-        self.delivery.end(NotDeliveredError(f"the run has ended; ship it with: metriclog sync {self._who.root}"))
+        arrived = False
+        try:
+            arrived = self.delivery.wait(own.position, max(0.0, self._ends_s - time.monotonic()))
+        finally:
+            ship.stop(STOP_S if arrived else STOP_LATE_S)
+            self.delivery.end(NotDeliveredError(f"the run has ended; ship it with: metriclog sync {self._who.root}"))
+            self._say_left(own, ship)
+
+    def _say_left(self, own: Journal, ship: Ship) -> None:
         left = self.stats()["pending"]
         if left > 0:
             why = f" ({ship.control.last_error})" if ship.control.last_error else ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from metriclog import segments
+from metriclog import files, segments
 from metriclog.segments import Entry, SegmentReader, Text, Values, position_of, split_position
 
 
@@ -26,6 +27,21 @@ def owner_is_alive(directory: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+@contextlib.contextmanager
+def without_owner(directory: Path) -> Iterator[bool]:
+    """Whether nobody writes this directory; inside the block nobody begins to. `OSError` passes through."""
+    fd = files.open_lock(directory / "owner.lock")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        dead = True
+    except OSError as error:  # no flock on this file system: see above
+        dead = not isinstance(error, BlockingIOError)
+    try:
+        yield dead
+    finally:
+        files.close_lock(fd)
 
 
 def beyond(entry: Values | Text, number: int, position: int) -> Values | Text | None:
@@ -98,6 +114,8 @@ class JournalReader:
         return found, False
 
     def _current(self, numbers: list[int]) -> tuple[int, SegmentReader] | None:
+        if self._open and self._open[1].replaced():  # its directory was deleted, and written again
+            self.close()
         if self._open is None:
             wanted, offset = split_position(self._start)
             for number in [candidate for candidate in numbers if candidate >= wanted]:

@@ -182,6 +182,7 @@ class SegmentReader:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in close()
         self._shapes: dict[int, Shape] = {}
         self.offset = HEADER.size
@@ -198,6 +199,13 @@ class SegmentReader:
     def size(self) -> int:
         """Bytes in the file now."""
         return os.fstat(self._file.fileno()).st_size
+
+    def replaced(self) -> bool:
+        """Whether there is another file under the name by now. One that is deleted can still be read to its end."""
+        try:
+            return not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def read(self, until: int, max_points: int, *, settled: bool) -> Iterator[Entry]:
         """Entries from `offset` on, up to byte `until` and about `max_points` points; `offset` moves along.

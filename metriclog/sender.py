@@ -231,7 +231,7 @@ class Sender:
             return self._halve(lines, error)
         between = lines[1:-1]
         ends = self._sift(lines[:1]) + self._sift(lines[-1:])
-        return ends + ([(line, str(error)) for line in between] if len(ends) == 2 else self._sift(between))
+        return ends + ([(line, str(error)) for line in between] if len(ends) == 2 else self._halve(between, error))
 
     def _halve(self, lines: Sequence[bytes], error: ServerError) -> Refused:
         if len(lines) == 1:

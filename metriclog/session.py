@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -169,11 +170,29 @@ def _activate(run: Run, params: Mapping[str, object] | None) -> Run:
 
 
 def _at_exit() -> None:
-    """Finish what is not finished. All runs ship at the same time, so they share one exit timeout, the longest."""
+    """Finish what is not finished. All runs ship at the same time, so they share one exit timeout, the longest.
+
+    Ctrl-C, or a handler that exits, ends the waiting and nothing else: what it raises Python could only print.
+    """
+    open_runs = [run for run in _runs if not run.finished]
     crashed = None if hasattr(sys, "ps1") else sys.exception() or getattr(sys, "last_value", None)
-    deadline_s = time.monotonic() + max((run.exit_timeout_s for run in _runs), default=0.0)
-    for run in _runs:
-        run.finish(status_of(crashed), timeout_s=max(0.0, deadline_s - time.monotonic()))
+    deadline_s = time.monotonic() + max((run.exit_timeout_s for run in open_runs), default=0.0)
+    for run in open_runs:
+        try:
+            run.finish(status_of(crashed), timeout_s=max(0.0, deadline_s - time.monotonic()))
+        except (KeyboardInterrupt, SystemExit):
+            deadline_s = 0.0
+    if open_runs and isinstance(crashed, KeyboardInterrupt):
+        _end_by_sigint()
+
+
+def _end_by_sigint() -> None:
+    """Python ends by SIGINT, as shells want it, if KeyboardInterrupt left the last code that was compiled from text.
+
+    That would no longer be the script: the shipper may have imported something, and a namedtuple is made of text.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")
 
 
 def _after_fork() -> None:

@@ -71,10 +71,10 @@ class Settings(BaseSettings):
         default="auto", description="auto: compress posts, but not to this machine itself, where that costs more."
     )
     segment_bytes: int = Field(
-        default=16 << 20,
+        default=8 << 20,
         ge=64 << 10,
         le=1 << 30,
-        description="Size of one preallocated journal segment: the unit of deletion.",
+        description="Size of one preallocated journal segment, the unit of deletion; two are in memory.",
     )
     journal_max_bytes: int = Field(
         default=8 << 30,

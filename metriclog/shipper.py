@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
 import queue
 import threading
 from collections import deque
@@ -261,7 +260,7 @@ class Shipper:
 @contextlib.contextmanager
 def shipping_lock(directory: Path, target: str) -> Iterator[bool]:
     """Whether this process may ship the directory now. A wrong yes costs duplicates only, and those have no effect."""
-    fd = os.open(directory / f"ship-{target}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = files.open_lock(directory / f"ship-{target}.lock")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = True
@@ -272,4 +271,4 @@ def shipping_lock(directory: Path, target: str) -> Iterator[bool]:
     try:
         yield mine
     finally:
-        os.close(fd)
+        files.close_lock(fd)

@@ -55,6 +55,8 @@ def _import_client() -> None:
     with _importing:
         import influxdb_client.service.write_service  # noqa: F401
 
+        "localhost".encode("idna")  # or the first connection imports the codec; a fork then leaves the child without it
+
 
 class Transport:
     """One target: a URL, an organisation, a bucket. Connects at the first call; not shared between threads.

@@ -2,31 +2,28 @@
 
     accepted = on the server + pending + quarantined + dropped        (and nothing else is on the server)
 
-Reads everything a run has on both sides. Memory: about 40 bytes a point.
+Reads everything a run has on both sides: the journals whole (10 to 30 bytes a point), the server page by page.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from metriclog import influxql, quarantine
-from metriclog.acks import load_ack
-from metriclog.directory import process_directories, read_meta
+import numpy as np
+
+from metriclog import influxql
+from metriclog.columns import Block, Series, of_answer
+from metriclog.directory import process_directories
 from metriclog.errors import RunNotFoundError
-from metriclog.points import Point, nonfinite_code, parse_line
-from metriclog.replay import JournalReader, beyond, owner_is_alive
-from metriclog.segments import LINES, LOSS, Damage, Entry, Text, Values, segment_name
+from metriclog.held import Held, Stored, stored_fields
 
-WINDOW_POINTS = 200_000  # of one series in one query
+PAGE_POINTS = 200_000  # of one series in one query
 MAX_NAMED = 20  # differences named one by one; the rest is counted
-
-Series = tuple[str, tuple[tuple[str, str], ...]]  # measurement, sorted tags
-Stored = tuple[tuple[str, Any], ...]  # fields, sorted by name, floats as their bits
+NAMED_OF_A_PAGE = 3
 
 
 class Queryable(Protocol):
@@ -54,8 +51,6 @@ class Verdict:
     unknown: int = 0
     damaged: int = 0
     differences: list[str] = field(default_factory=list)
-    dropped_by_hand: int = 0  # of the dropped, those that are still in the journal
-    strangers: list[str] = field(default_factory=list)  # on the server, perhaps deleted from the journal
 
     @property
     def holds(self) -> bool:
@@ -69,192 +64,135 @@ class Verdict:
             self.differences.append(difference)
 
 
-class _Directory:
-    """Reads one process directory: what is there at first, and what a live process adds meanwhile."""
-
-    def __init__(self, path: Path, target: str, journal: _Journal) -> None:
-        self._path, self._journal = path, journal
-        self._acked = load_ack(
-            path, target
-        ).position  # before anything else: what is shipped meanwhile is on the server
-        self._alive = owner_is_alive(path)
-        meta = read_meta(path)
-        self._started_ns = int(meta["started_ns"]) if meta else 0
-        self._reader = JournalReader(path)
-
-    def read(self, verdict: Verdict) -> None:
-        """Read what is there, with what is lost and damaged."""
-        for number, entry in self._entries():
-            if isinstance(entry, Damage) and not entry.torn:
-                verdict.damaged += 1
-                where = f"{self._path / segment_name(number)}, bytes {entry.start} to {entry.end}"
-                verdict.name(f"damaged record: {where}")
-            elif isinstance(entry, Text) and entry.kind == LOSS:
-                verdict.dropped += int(entry.json()["dropped"])
-                verdict.forgotten += int(entry.json().get("gone", 0))
-            self._take(number, entry)
-
-    def catch_up(self) -> None:
-        """Read what has been logged since: it may be on the server already."""
-        if self._alive:
-            for number, entry in self._entries():
-                self._take(number, entry)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._reader.close()
-
-    def _entries(self) -> Iterator[tuple[int, Entry]]:
-        while found := self._reader.read(100_000):
-            yield from found
-
-    def _take(self, number: int, entry: Entry) -> None:
-        if isinstance(entry, Damage):
-            return
-        left = beyond(entry, number, self._acked)
-        acked = entry.points - (left.points if left else 0)
-        for index, point in enumerate(_points_of(entry, self._started_ns)):
-            stamps = self._journal.points.setdefault(_series_of(point), {})
-            stamps[point.time_ns] = (_stored(point.fields), index < acked)
-
-
-class _Journal:
-    """What the journal holds of a run: per series and time stamp the fields, and whether it is acknowledged."""
-
-    def __init__(self, paths: Sequence[Path], target: str) -> None:
-        self.points: dict[Series, dict[int, tuple[Stored, bool]]] = {}
-        self._directories = [_Directory(path, target, self) for path in paths]
-        self._paths, self._target = paths, target
-
-    def read(self, verdict: Verdict) -> None:
-        """Read everything."""
-        for folder in self._directories:
-            folder.read(verdict)
-        self.quarantined = self._set_aside("quarantine")
-        self.dropped = self._set_aside("dropped")  # by hand, out of the quarantine
-
-    def catch_up(self) -> None:
-        """Read what live processes have added."""
-        for folder in self._directories:
-            folder.catch_up()
-
-    def close(self) -> None:
-        """Close the files."""
-        for folder in self._directories:
-            folder.close()
-
-    def _set_aside(self, kind: str) -> set[tuple[Series, int]]:
-        lines = (one.line for path in self._paths for one in quarantine.load(path, self._target, kind))
-        return {(_series_of(point), point.time_ns) for point in map(_parse, lines)}
-
-    def gone(self, points: set[tuple[Series, int]]) -> int:
-        """How many of these are in the journal no more."""
-        return sum(time_ns not in self.points.get(series, ()) for series, time_ns in points)
-
-
 def verify(root: Path, run: str, server: Queryable) -> Verdict:
     """Compare one run, dead or alive. Raises `RunNotFoundError`, and what the transport raises."""
     paths = process_directories(root, run)
     if not paths:
         raise RunNotFoundError(f"run {run!r} is not in {root}")
-    verdict, journal, on_server = Verdict(run), _Journal(paths, server.target), _Server(server, run)
+    verdict, held = Verdict(run), Held(paths, server.target)
     try:
-        journal.read(verdict)
-        for series in sorted(journal.points.keys() | on_server.series()):
-            stored = on_server.points(series, sorted(journal.points.get(series, {})))
-            journal.catch_up()
-            _compare(series, journal, stored, verdict)
+        held.read()
+        _Comparison(held, _Server(server, run), verdict).run()
     finally:
-        journal.close()
-    _account_for_deleted(journal, verdict)
+        held.close()
     return verdict
 
 
-def _account_for_deleted(journal: _Journal, verdict: Verdict) -> None:
-    """What was delivered and then deleted from the journal is on the server alone, or set aside: up to the count."""
-    refused, given_up = journal.gone(journal.quarantined), journal.gone(journal.dropped)
-    verdict.accepted += verdict.forgotten + verdict.dropped - verdict.dropped_by_hand
-    verdict.quarantined += refused
-    verdict.dropped += given_up
-    expected = max(0, verdict.forgotten - refused - given_up)
-    explained = min(verdict.unknown, expected)
-    verdict.delivered += explained
-    verdict.unknown -= explained
-    if explained < expected:
-        verdict.missing += expected - explained
-        verdict.name(f"missing on the server: {expected - explained} points that are in the journal no more")
-    for difference in verdict.strangers[: verdict.unknown]:
-        verdict.name(difference)
+class _Comparison:
+    """Goes through all series of both sides."""
 
+    def __init__(self, held: Held, server: _Server, verdict: Verdict) -> None:
+        self._held, self._server, self._verdict = held, server, verdict
+        self._strangers: list[str] = []  # on the server, perhaps deleted from the journal
+        self._by_hand = 0  # dropped by hand and still in the journal
 
-def _parse(line: str) -> Point:
-    """A line; one that is no line protocol becomes a point that no server has."""
-    try:
-        return parse_line(line)
-    except ValueError:
-        return Point("", {"line": line}, {}, 0)
+    def run(self) -> None:
+        """Compare; the verdict is complete then."""
+        for damage in self._held.damage:
+            self._verdict.damaged += 1
+            self._verdict.name(f"damaged record: {damage}")
+        for series in sorted(self._held.series() | self._server.series()):
+            if series[0] == "metrics" and series not in self._held.lines:
+                self._compare_metrics(series)
+            else:
+                self._compare_lines(series)
+        self._account_for_deleted()
 
+    def _compare_metrics(self, series: Series) -> None:
+        after_ns = -1
+        logged = self._held.columns.block(series)
+        for rows, last in self._server.pages(series):
+            if self._held.catch_up():  # before the page is compared: it may hold what was logged meanwhile
+                logged = self._held.columns.block(series)
+            until_ns = 1 << 62 if last else int(rows[-1][0])
+            within = (logged.times_ns > after_ns) & (logged.times_ns <= until_ns)
+            self._compare_blocks(series, logged.part(within), of_answer(rows))
+            after_ns = until_ns
 
-def _points_of(entry: Values | Text, started_ns: int) -> Iterator[Point]:
-    if isinstance(entry, Text):
-        yield from (_parse(line) for line in entry.body.decode().split("\n") if entry.kind == LINES)
-        return
-    tags = dict(entry.shape.tags)
-    for time_ns, step, *values in entry.rows:
-        for metric, value in zip(entry.shape.metrics, values, strict=True):
-            code = nonfinite_code(value)
-            number: dict[str, Any] = {"nonfinite": code} if code else {"value": value}
-            elapsed_ms = (time_ns - started_ns) // 1_000_000
-            yield Point("metrics", {**tags, "metric": metric}, {**number, "step": step, "elapsed": elapsed_ms}, time_ns)
+    def _compare_blocks(self, series: Series, logged: Block, there: Block) -> None:
+        verdict, held, times_ns = self._verdict, self._held, logged.times_ns
+        at = np.searchsorted(there.times_ns, times_ns)
+        found = at < len(there.times_ns)
+        found[found] = there.times_ns[at[found]] == times_ns[found]
+        equal = found.copy()
+        equal[found] = logged.part(found).equals(there.part(at[found]))
+        refused = ~equal & np.isin(times_ns, held.quarantined.get(series, []))
+        given_up = ~equal & ~refused & np.isin(times_ns, held.dropped_by_hand.get(series, []))
+        altered = ~equal & ~refused & ~given_up & found
+        away = ~found & ~refused & ~given_up
+        missing = away & logged.acked
+        strange = ~np.isin(there.times_ns, times_ns)
+        verdict.accepted += len(times_ns)
+        verdict.delivered += _count(equal)
+        verdict.quarantined += _count(refused)
+        self._by_hand += _count(given_up)
+        verdict.pending += _count(away & ~logged.acked)
+        verdict.altered += _count(altered)
+        verdict.missing += _count(missing)
+        verdict.unknown += _count(strange)
+        for index in np.flatnonzero(altered)[:NAMED_OF_A_PAGE]:
+            self._name_altered(series, times_ns[index], logged.show(index), there.show(at[index]))
+        for index in np.flatnonzero(missing)[:NAMED_OF_A_PAGE]:
+            self._name_missing(series, times_ns[index], logged.show(index))
+        for index in np.flatnonzero(strange)[-NAMED_OF_A_PAGE:]:
+            self._name_stranger(series, there.times_ns[index], there.show(index))
 
+    def _compare_lines(self, series: Series) -> None:
+        """Point by point: for measurements of a few points."""
+        verdict, held = self._verdict, self._held
+        names = influxql.FIELDS.get(series[0], ())
+        pages = list(self._server.pages(series))
+        held.catch_up()
+        there = {row[0]: stored_fields(dict(zip(names, row[1:], strict=True))) for rows, _ in pages for row in rows}
+        logged = held.lines_of(series)
+        verdict.accepted += len(logged)
+        for time_ns, (fields, acked) in logged.items():
+            stored = there.pop(time_ns, None)
+            if stored == fields:
+                verdict.delivered += 1
+            elif time_ns in held.quarantined.get(series, ()):
+                verdict.quarantined += 1
+            elif time_ns in held.dropped_by_hand.get(series, ()):
+                self._by_hand += 1
+            elif stored is not None:
+                verdict.altered += 1
+                self._name_altered(series, time_ns, _show(fields), _show(stored))
+            elif not acked:
+                verdict.pending += 1
+            else:
+                verdict.missing += 1
+                self._name_missing(series, time_ns, _show(fields))
+        verdict.unknown += len(there)
+        for time_ns, stored in list(there.items())[-NAMED_OF_A_PAGE:]:
+            self._name_stranger(series, time_ns, _show(stored))
 
-def _series_of(point: Point) -> Series:
-    return point.measurement, tuple(sorted(point.tags.items()))
+    def _account_for_deleted(self) -> None:
+        """What was delivered and then deleted from the journal is on the server alone, or set aside: that many."""
+        verdict, held = self._verdict, self._held
+        refused, given_up = held.gone(held.quarantined), held.gone(held.dropped_by_hand)
+        verdict.forgotten = held.forgotten
+        verdict.accepted += held.forgotten + held.dropped
+        verdict.quarantined += refused
+        verdict.dropped += held.dropped + self._by_hand + given_up
+        expected = max(0, held.forgotten - refused - given_up)
+        explained = min(verdict.unknown, expected)
+        verdict.delivered += explained
+        verdict.unknown -= explained
+        if explained < expected:
+            verdict.missing += expected - explained
+            verdict.name(f"missing on the server: {expected - explained} points that are in the journal no more")
+        for stranger in self._strangers[: verdict.unknown]:
+            verdict.name(stranger)
 
+    def _name_altered(self, series: Series, time_ns: int, logged: str, there: str) -> None:
+        self._verdict.name(f"altered: {_name(series)} at {time_ns}: logged {logged}; on the server {there}")
 
-def _stored(fields: dict[str, Any]) -> Stored:
-    return tuple(sorted((name, _bits(value)) for name, value in fields.items() if value is not None))
+    def _name_missing(self, series: Series, time_ns: int, logged: str) -> None:
+        self._verdict.name(f"missing on the server: {_name(series)} at {time_ns}: {logged}")
 
-
-def _bits(value: Any) -> Any:
-    """Floats by their bits: 0.0 and -0.0 differ. Whole floats come back from JSON as ints, so ints are floats too.
-
-    But for those that a float cannot tell apart: of these, floats are ints.
-    """
-    if isinstance(value, str):
-        return value
-    return int(value) if abs(value) >= 2**53 else struct.pack("<d", value)
-
-
-def _compare(series: Series, journal: _Journal, stored: dict[int, Stored], verdict: Verdict) -> None:
-    logged = journal.points.get(series, {})
-    verdict.accepted += len(logged)
-    where = f"{series[0]} {dict(series[1]).get('metric') or dict(series[1])}"
-    for time_ns, (fields, acked) in logged.items():
-        there = stored.pop(time_ns, None)
-        if there == fields:
-            verdict.delivered += 1
-        elif (series, time_ns) in journal.quarantined:
-            verdict.quarantined += 1
-        elif (series, time_ns) in journal.dropped:
-            verdict.dropped += 1
-            verdict.dropped_by_hand += 1
-        elif there is not None:
-            verdict.altered += 1
-            verdict.name(f"altered: {where} at {time_ns}: logged {_show(fields)}, on the server {_show(there)}")
-        elif not acked:
-            verdict.pending += 1
-        else:
-            verdict.missing += 1
-            verdict.name(f"missing on the server: {where} at {time_ns}: {_show(fields)}")
-    verdict.unknown += len(stored)
-    for time_ns, there in list(stored.items())[-3:]:
-        verdict.strangers.append(f"on the server, not in the journal: {where} at {time_ns}: {_show(there)}")
-
-
-def _show(fields: Stored) -> str:
-    values = ((name, struct.unpack("<d", bits)[0] if isinstance(bits, bytes) else bits) for name, bits in fields)
-    return ", ".join(f"{name}={value}" for name, value in values)
+    def _name_stranger(self, series: Series, time_ns: int, there: str) -> None:
+        if len(self._strangers) < MAX_NAMED:
+            self._strangers.append(f"on the server, not in the journal: {_name(series)} at {time_ns}: {there}")
 
 
 class _Server:
@@ -262,30 +200,42 @@ class _Server:
 
     def __init__(self, server: Queryable, run: str) -> None:
         self._server, self._run = server, run
+        self._tags: dict[Series, dict[str, str]] = {}  # with those that a series does not have, as ''
 
     def series(self) -> set[Series]:
-        """Every series of the run."""
-        return {
-            (measurement, _tags(one["tags"]))
-            for measurement in influxql.FIELDS
-            for one in self._server.query(influxql.series_of_run(measurement, self._run))
-        }
+        """Every series of the run that has a point now."""
+        for measurement in influxql.FIELDS:
+            for one in self._server.query(influxql.series_of_run(measurement, self._run)):
+                self._tags[measurement, _tags(one["tags"])] = one["tags"]
+        return set(self._tags)
 
-    def points(self, series: Series, times_ns: Sequence[int]) -> dict[int, Stored]:
-        """Time stamp → fields of one series, read in windows of about WINDOW_POINTS."""
-        measurement, tags = series
-        names = influxql.FIELDS.get(measurement)
-        found: dict[int, Stored] = {}
-        if names is None:
-            return found
-        edges = [None, *times_ns[WINDOW_POINTS::WINDOW_POINTS], None]
-        for since_ns, until_ns in pairwise(edges):
-            for one in self._server.query(influxql.points_of_series(measurement, dict(tags), since_ns, until_ns)):
-                if _tags(one["tags"]) == tags:
-                    for time_ns, *values in one["values"]:
-                        found[time_ns] = _stored(dict(zip(names, values, strict=True)))
-        return found
+    def pages(self, series: Series) -> Iterator[tuple[list[list[Any]], bool]]:
+        """The rows of one series in the order of time, and whether these are the last ones. At least one page."""
+        tags, after_ns = self._tags.get(series), -1
+        while tags is not None:
+            found = self._server.query(influxql.page_of_series(series[0], tags, after_ns, PAGE_POINTS))
+            rows = found[0]["values"] if found else []
+            if len(rows) < PAGE_POINTS:
+                yield rows, True
+                return
+            yield rows, False
+            after_ns = rows[-1][0]
+        yield [], True
 
 
 def _tags(tags: dict[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, value) for name, value in tags.items() if value))
+
+
+def _name(series: Series) -> str:
+    tags = dict(series[1])
+    return f"{series[0]} {tags.get('metric') or tags}"
+
+
+def _show(fields: Stored) -> str:
+    values = ((name, struct.unpack("<d", bits)[0] if isinstance(bits, bytes) else bits) for name, bits in fields)
+    return ", ".join(f"{name}={value}" for name, value in values)
+
+
+def _count(mask: Any) -> int:
+    return int(np.count_nonzero(mask))

@@ -40,27 +40,21 @@ class Shelf:
         found = re.search(r'FROM "(\w+)"', text)
         assert found
         tags = dict(re.findall(r"\"(\w+)\" = '([^']*)'", text))
-        names = [] if "count(" in text else influxql.FIELDS[found[1]]
+        names = () if "count(" in text else influxql.FIELDS[found[1]]
         answer = []
         for (measurement, given), stamps in self.series.items():
-            if measurement == found[1] and tags.items() <= dict(given).items():
-                rows = [
-                    [time, *(_as_json(stamps[time].get(name)) for name in names)] for time in self._within(text, stamps)
-                ]
-                if rows:
-                    answer.append(
-                        {
-                            "name": measurement,
-                            "tags": {**dict(given), "rank": dict(given).get("rank", "")},
-                            "values": rows,
-                        }
-                    )
+            hit = measurement == found[1] and all(dict(given).get(name, "") == value for name, value in tags.items())
+            times = _within(text, stamps) if hit else []
+            rows = [[time, *(_as_json(stamps[time].get(name)) for name in names)] for time in times]
+            if rows:
+                answer.append({"name": measurement, "tags": {"rank": "", **dict(given)}, "values": rows})
         return answer
 
-    def _within(self, text: str, stamps: dict[int, Any]) -> list[int]:
-        since, until = re.search(r"time >= (\d+)", text), re.search(r"time < (\d+)", text)
-        low, high = int(since[1]) if since else 0, int(until[1]) if until else 1 << 63
-        return sorted(time for time in stamps if low <= time < high)
+
+def _within(text: str, stamps: dict[int, Any]) -> list[int]:
+    after, limit = re.search(r"time > (-?\d+)", text), re.search(r"LIMIT (\d+)", text)
+    times = sorted(time for time in stamps if not after or time > int(after[1]))
+    return times[: int(limit[1])] if limit else times
 
 
 def _as_json(value: Field | None) -> Field | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclog.backing import LOCK, SPARE, Buffered, Mapped, Place
+from metriclog.backing import LOCK, SPARE, Backing, Buffered, Mapped, Place
 from metriclog.replay import owner_is_alive
 from tests.faults.disks import Disk
 
@@ -205,6 +205,26 @@ def test_what_is_laid_by_becomes_the_next_segment_with_a_rename(place: Place, di
     assert sorted(path.name for path in place.directory.iterdir()) == ["00000002.seg", LOCK]
     assert backing.path.name == "00000002.seg"
     backing.forget()
+
+
+def test_a_segment_needed_while_one_is_being_laid_by_is_another_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at one name: one of them would be written into without a file that anybody could read."""
+    taken: list[Backing] = []
+
+    def meanwhile(fresh: Mapped) -> None:
+        taken.append(place.fresh("00000002.seg", SIZE))
+        place.next = None
+
+    monkeypatch.setattr(Mapped, "warm", meanwhile)
+    place.lay_by()
+    taken.append(place.fresh("00000003.seg", SIZE))
+    for number, backing in enumerate(taken, 2):
+        backing.view[:4] = f"{number:4}".encode()
+        assert (place.directory / f"{number:08d}.seg").read_bytes()[:4] == f"{number:4}".encode()
+        backing.forget()
+    assert sorted(path.name for path in place.directory.iterdir()) == ["00000002.seg", "00000003.seg", LOCK]
 
 
 def test_what_is_laid_by_but_too_small_gives_way(place: Place) -> None:

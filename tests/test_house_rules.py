@@ -19,7 +19,6 @@ NESTING = 4
 
 # Public signatures that are promised by name; everything in them is a keyword with a default.
 WIDE_BY_PROMISE = {
-    "check_conservation": "the one oracle of all fault tests: each keyword is one thing that a test did on purpose",
     "init": "the keywords that W&B's and MLflow's users type, each independent of the others",
 }
 

@@ -66,10 +66,10 @@ class Logger(threading.Thread):
                 self._run.log(WIDE, step)
 
     def stands_still(self) -> bool:
-        """Whether it waits in `log()`."""
+        """Whether it waits in `log()` for room, and has said so: not for a disk that is slow for a moment."""
         before = self.step
         self.join(0.3)
-        return self.is_alive() and self.step == before
+        return self.is_alive() and self.step == before and self._run._recorder._warned_s > 0
 
 
 # -- policy "block" ---------------------------------------------------------------------------------------------

@@ -262,6 +262,36 @@ def test_points_older_than_the_retention_are_refused_at_once_by_the_bound_the_se
     assert target.writes == 2
 
 
+CONFLICT = (
+    'partial write: field type conflict: input field "value" on measurement "metrics" is type float, '
+    "already exists as type integer dropped=9"
+)
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 2, 1777, 3998, 3999, 4000])
+def test_a_conflict_of_type_in_one_of_two_shards_is_parted_at_the_boundary_with_few_posts(boundary: int) -> None:
+    lines = lines_of(4000)
+    others = [line.replace(b"metrics,", b"events,") for line in lines]
+    bad = refuses(set(bare(lines[boundary:])), lambda _: PartialWriteError(CONFLICT, status=422))
+    target = PickyTarget(bad)
+    mixed = [line for pair in zip(others, lines, strict=True) for line in pair]
+    refused = Sender(target, VirtualControl()).deliver(mixed)
+    assert sorted(line for line, _ in refused) == sorted(lines[boundary:])
+    assert all(reason == CONFLICT for _, reason in refused)
+    assert sorted(set(target.lines)) == sorted(bare(others + lines[:boundary]))
+    assert target.writes < 70
+
+
+def test_a_conflict_of_type_over_days_is_not_judged_by_its_ends() -> None:
+    hour_ns = 3600 * 10**9
+    lines = [b"metrics,run=r value=1 %d\n" % (index * hour_ns) for index in range(48)]
+    good = set(bare(lines[20:24]))
+    target = PickyTarget(refuses(set(bare(lines)) - good, lambda _: PartialWriteError(CONFLICT, status=422)))
+    refused = Sender(target, VirtualControl()).deliver(lines)
+    assert {line.rstrip() for line, _ in refused} == set(bare(lines)) - good
+    assert set(target.lines) == good
+
+
 # -- what may be the request's fault, not the line's ------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import gzip
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +97,31 @@ def test_lines_that_cannot_be_parsed_come_with_the_reason_of_each() -> None:
     error = classify(400, f'{{"code":"invalid","message":"{words}"}}', {})
     assert isinstance(error, UnparsableError)
     assert error.reasons == {b"m v=NaN 1": "invalid number", b"m 2": "missing fields"}
+
+
+def test_of_an_answer_that_was_cut_the_whole_lines_count() -> None:
+    lines = [f'm,tag="{index}" v=NaN 1' for index in range(100)]
+    words = "\n".join(f"unable to parse '{line}': invalid number" for line in lines)
+    error = classify(400, json.dumps({"code": "invalid", "message": words})[:2000], {})
+    assert isinstance(error, UnparsableError)
+    assert 30 < len(error.reasons) < 40
+    assert all(error.reasons[line.encode()] == "invalid number" for line in lines[:30])
+
+
+ODD_CUTS = ['{"message":"', '{"message":"\\', '{"message":"\\u12', '{"a":{"message":"x', "{", '"']
+
+
+@pytest.mark.parametrize("body", ODD_CUTS)
+def test_an_answer_that_was_cut_in_an_odd_place_is_shown_as_it_is(body: str) -> None:
+    assert body in str(classify(500, body, {}))
+
+
+def test_reasons_of_single_lines_are_cut_and_made_printable_too() -> None:
+    error = classify(400, json.dumps({"message": "unable to parse 'm v=1': \x1b[31m" + "x" * 5000}), {})
+    assert isinstance(error, UnparsableError)
+    (reason,) = error.reasons.values()
+    assert len(reason) < 1000
+    assert reason.isprintable()
 
 
 def test_an_endless_or_garbled_body_is_cut_and_made_printable() -> None:

@@ -175,7 +175,7 @@ def test_a_point_that_nobody_logged_is_named_in_a_series_of_the_run_and_in_one_o
     verdict = verify(root, "r", shelf)
     assert (verdict.unknown, verdict.holds) == (2, False)
     named = "\n".join(verdict.differences)
-    assert "on the server, not in the journal: metrics loss at 17: step=1.0, value=6.5" in named
+    assert "on the server, not in the journal: metrics loss at 17: value=6.5, step=1" in named
     assert "metrics forged at 18" in named
     assert "19" not in named.split()
 
@@ -307,10 +307,10 @@ def test_what_a_live_run_logs_and_ships_meanwhile_is_no_difference(tmp_path: Pat
     assert load_ack(folder, Shelf.target).position > 0
 
 
-def test_long_series_are_read_in_windows_and_nothing_falls_between_two(
+def test_long_series_are_read_in_pages_and_nothing_falls_between_two(
     root: Path, folder: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "WINDOW_POINTS", 7)
+    monkeypatch.setattr(room, "PAGE_POINTS", 7)
     verdict = verify(root, "r", shelf)
     assert (verdict.holds, verdict.delivered) == (True, total(folder))
     assert len([text for text in shelf.asked if "'norm'" in text]) > STEPS // 7

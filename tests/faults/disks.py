@@ -29,7 +29,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "rename": ("rename", "replace"),
     "delete": ("unlink",),
     "cut": ("truncate",),
-    "flush": (),  # msync, through the mapping
+    "flush": ("fdatasync",),  # or msync, through the mapping
 }
 EVERYTHING = tuple(OPERATIONS)
 

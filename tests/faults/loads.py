@@ -35,6 +35,7 @@ REPORT = struct.Struct("<qqqq")  # number of the run, step, clock before and aft
 ORDER_BYTES = 1 << 16
 PYTHON_LIMIT_S = 60.0
 EXPERIMENT = "faults"
+MOST_METRICS = 9  # of one call, see metrics_of: what a kill between writing and reporting may leave
 
 
 def metrics_of(step: int) -> dict[str, float]:
@@ -132,7 +133,7 @@ def _log_for_ever(order: dict[str, Any], report_fd: int) -> None:
 
 def _serve(orders: socket.socket) -> None:
     """Fork a child for each order; answer with its pid, and with its exit status once it is dead."""
-    _warm_up()
+    warm_up()
     while True:
         body, fds, _, _ = socket.recv_fds(orders, ORDER_BYTES, 1)
         if not body:
@@ -150,7 +151,7 @@ def _serve(orders: socket.socket) -> None:
         orders.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import what an online run imports, without starting a run: its threads would not survive the fork."""
     import influxdb_client.service.write_service  # noqa: F401
     import orjson  # noqa: F401

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from metriclog import directory, testing
 from metriclog.acks import load_ack
@@ -58,35 +58,45 @@ class Tally:
     gone: int = 0
 
 
-def check_conservation(
-    accepted: Iterable[Accepted],
-    settings: Settings,
-    influx: Influx | None,
-    *,
-    dropped: int = 0,
-    unreported: int = 0,
-    foreign_run: str | None = None,
-    wiped: int = 0,
-    left_out: frozenset[str] = frozenset(),
-    lines: int | None = None,
-    stats: Sequence[Mapping[str, Any]] = (),
-) -> Tally:
-    """Assert that no point was lost, altered or invented; `influx` None: nothing can have reached a server.
+class Known(TypedDict, total=False):
+    """What a test knows of its points beside the calls.
 
     `dropped`: points that the runs counted as dropped. `unreported`: how many points at most may be there although
     no call reported them: those of a call that was killed between writing and reporting. `foreign_run`: a run that
     the test itself wrote to the server. `wiped`: delivered points that the test itself deleted there. `left_out`: names
     of fields that the server cannot hold. `lines`: how many points beside metrics (states, events, parameters,
-    delivery) the runs wrote, where some of these may be among the dropped. `stats`: of each process that logged, taken
-    after its end: its counts, those of the journals and those found must be the same.
+    delivery) the runs wrote, where some of these may be among the dropped.
     """
+
+    dropped: int
+    unreported: int
+    foreign_run: str
+    wiped: int
+    left_out: frozenset[str]
+    lines: int
+
+
+def check_conservation(
+    accepted: Iterable[Accepted],
+    settings: Settings,
+    influx: Influx | None,
+    *,
+    stats: Sequence[Mapping[str, Any]] = (),
+    **known: Unpack[Known],
+) -> Tally:
+    """Assert that no point was lost, altered or invented; `influx` None: nothing can have reached a server.
+
+    `stats`: of each process that logged, taken after its end: its counts, those of the journals and those found must
+    be the same. `known`: see `Known`.
+    """
+    dropped, left_out = known.get("dropped", 0), known.get("left_out", frozenset())
     paths = directory.process_directories(settings.dir)
     journal = _stored(point for path in paths for point in testing.read_points(path))
     target = Transport(settings).target
     pending = {_key(point) for path in paths for point in testing.read_points(path, load_ack(path, target).position)}
     quarantined = {_key(point) for path in paths for point in _quarantined(path)}
     server = {} if influx is None else server_points(influx)
-    server = {key: fields for key, fields in server.items() if ("run", foreign_run) not in key[1]}
+    server = {key: fields for key, fields in server.items() if ("run", known.get("foreign_run")) not in key[1]}
 
     said = [loss for path in paths for loss in _losses(path)]
     counted, gone = sum(loss["dropped"] for loss in said), sum(loss.get("gone", 0) for loss in said)
@@ -99,10 +109,10 @@ def check_conservation(
     altered = [key for key, fields in server.items() if logged.get(key) != fields]
     assert altered == [], f"{len(altered)} points on the server are not as they were logged: {altered[:3]}"
     lost = journal.keys() - server.keys() - pending - quarantined
-    assert len(lost) == wiped, f"{len(lost)} points are acknowledged but nowhere: {sorted(lost)[:3]}"
+    assert len(lost) == known.get("wiped", 0), f"{len(lost)} points are acknowledged but nowhere: {sorted(lost)[:3]}"
     both = {key for key in quarantined & server.keys() if server[key] == journal.get(key)}
     assert not both, "a point is on the server and in quarantine"
-    _check_accepted(list(accepted), journal | forgotten, dropped, unreported, lines)
+    _check_accepted(list(accepted), journal | forgotten, known)
     tally = Tally(len(journal), len(server), len(pending), len(quarantined), counted, gone)
     if stats:
         _check_counts(tally, stats, dropped)
@@ -136,9 +146,7 @@ def server_points(influx: Influx) -> Stored:
     return found
 
 
-def _check_accepted(
-    accepted: list[Accepted], journal: Stored, dropped: int, unreported: int, lines: int | None
-) -> None:
+def _check_accepted(accepted: list[Accepted], journal: Stored, known: Known) -> None:
     wanted = Counter(
         (call.run, metric, call.step, repr(float(value))) for call in accepted for metric, value in call.metrics.items()
     )
@@ -151,10 +159,12 @@ def _check_accepted(
             found[*series, repr(testing.number_of(point))] += 1
             times.setdefault(series, []).append(time_ns)
     missing, extra = wanted - found, found - wanted
-    lost_lines = 0 if lines is None else lines - (len(journal) - found.total())
+    lost_lines = known["lines"] - (len(journal) - found.total()) if "lines" in known else 0
     lost = missing.total() + lost_lines
-    assert lost == dropped, f"{missing.total()} accepted points are missing: {list(missing)[:3]}; lines: {lost_lines}"
-    assert extra.total() <= unreported, f"{extra.total()} points were never logged: {list(extra)[:3]}"
+    assert lost == known.get("dropped", 0), (
+        f"{missing.total()} accepted points are missing: {list(missing)[:3]}; lines: {lost_lines}"
+    )
+    assert extra.total() <= known.get("unreported", 0), f"{extra.total()} points were never logged: {list(extra)[:3]}"
     for call in accepted:
         for metric in call.metrics:
             given = times.get((call.run, metric, call.step), [])

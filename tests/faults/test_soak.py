@@ -2,9 +2,9 @@
 
     METRICLOG_SOAK_MINUTES=30 python -m pytest tests/faults/test_soak.py -m soak -s
 
-One process trains without a pause while the real server is killed, stopped, frozen and started again, while other
-trainers in the same directory are killed with `kill -9`, and while ack files are lost or torn. METRICLOG_SOAK_SEED
-repeats a mix.
+One process trains without a pause, a run an epoch, while the real server is killed, stopped, frozen and started again,
+while other trainers in the same directory are killed with `kill -9`, and while ack files are lost or torn. What the
+process takes is measured in it, after each run. METRICLOG_SOAK_SEED repeats a mix.
 """
 
 from __future__ import annotations
@@ -20,49 +20,24 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-import metriclog
 from metriclog import cli, directory
 from metriclog.settings import Settings
 from tests.conftest import PrivateInflux
-from tests.faults.loads import EXPERIMENT, Children, address, log_step
+from tests.faults.loads import MOST_METRICS, Children, address
 from tests.faults.oracle import Accepted, check_conservation
+from tests.faults.trainer import Trainer
 
 MINUTES = float(os.environ.get("METRICLOG_SOAK_MINUTES", "2"))
 EPOCH_S = 45.0
 LIMIT_S = 60.0
-STEP_S = 0.002
-MOST_METRICS = 9
 MAX_GROWTH_BYTES = 30 << 20
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(int(MINUTES * 60 * 2 + 300))]
-
-
-class Trainer(threading.Thread):
-    """Logs a step every STEP_S until told to stop, and keeps the notes."""
-
-    def __init__(self, run: metriclog.Run) -> None:
-        super().__init__(name="soak-trainer", daemon=True)
-        self.accepted: list[Accepted] = []
-        self.slowest_s = 0.0
-        self._run, self._ended = run, threading.Event()
-
-    def run(self) -> None:
-        step = 0
-        while not self._ended.wait(STEP_S):
-            begin_s = time.perf_counter()
-            self.accepted.append(log_step(self._run, step))
-            self.slowest_s = max(self.slowest_s, time.perf_counter() - begin_s)
-            step += 1
-
-    def stop(self) -> None:
-        """End after the step under way."""
-        self._ended.set()
-        self.join(LIMIT_S)
-        assert not self.is_alive(), "log() hangs"
 
 
 class Mix:
@@ -131,14 +106,8 @@ def children() -> Iterator[Children]:
     parent.close()
 
 
-def footprint() -> tuple[int, int, int]:
-    """(resident bytes, descriptors, threads) of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")), threading.active_count()
-
-
 def check_apart(accepted: list[Accepted], settings: Settings, server: PrivateInflux, unreported: int) -> int:
-    """The oracle, in a child process: its dictionaries would hide whether metriclog's own memory grows."""
+    """The oracle, in a child process: so the memory that its dictionaries take is given back."""
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -157,50 +126,50 @@ def check_apart(accepted: list[Accepted], settings: Settings, server: PrivateInf
     return int(stored)
 
 
-def epoch(rng: random.Random, server: PrivateInflux, children: Children, root: Path) -> tuple[int, Counter[str], float]:
-    """One epoch in a directory of its own; (points on the server, faults, slowest call in seconds)."""
+def epoch(
+    rng: random.Random, server: PrivateInflux, children: Children, trainer: Trainer, root: Path
+) -> tuple[int, Counter[str], dict[str, Any]]:
+    """One epoch in a directory of its own; (points on the server, faults, what the trainer said)."""
     where = address(server, root)
     quick = {"flush_interval_s": 0.05, "batch_max_points": 2000, "read_timeout_s": 2.0, "segment_bytes": 256 << 10}
     settings = Settings(**{**where, **quick, "heartbeat_s": 0.5})  # type: ignore[arg-type]
     mix, wait = Mix(rng, server, children, where), threading.Event()
-    run = metriclog.init(EXPERIMENT, run_id=f"main-{root.name}", settings=settings)
-    trainer = Trainer(run)
-    trainer.start()
+    trainer.start(f"main-{root.name}", {**where, **quick, "heartbeat_s": 0.5})
     end_s = time.monotonic() + EPOCH_S
     while time.monotonic() < end_s:
         mix.one(wait)
-    trainer.stop()
-    run.finish(timeout_s=LIMIT_S)
+    accepted, said = trainer.stop()
     surroundings = {f"METRICLOG_{name.upper()}": value for name, value in where.items()}
     done = CliRunner().invoke(cli.app, ["sync", "--give-up-after-s", str(LIMIT_S)], env=surroundings)
     assert done.exit_code == 0, done.output
     assert directory.process_directories(root)
-    stored = check_apart([*trainer.accepted, *mix.accepted], settings, server, mix.unreported)
-    return stored, mix.counts, trainer.slowest_s
+    stored = check_apart([*accepted, *mix.accepted], settings, server, mix.unreported)
+    return stored, mix.counts, said
 
 
 def test_a_mix_of_faults_loses_nothing_and_nothing_grows(
     private_influx: PrivateInflux, children: Children, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("METRICLOG_SOAK_SEED", time.time_ns() % 1_000_000))
-    rng = random.Random(seed)
-    faults: Counter[str] = Counter()
-    points, slowest_s = 0, 0.0
-    marks: list[tuple[int, int, int]] = []
+    rng, faults, points = random.Random(seed), Counter[str](), 0
+    marks: list[dict[str, Any]] = []
+    trainer = Trainer(tmp_path / "trainer.log")
     end_s = time.monotonic() + MINUTES * 60
     while time.monotonic() < end_s:
         root = tmp_path / f"epoch{len(marks)}"
-        stored, counts, slow_s = epoch(rng, private_influx, children, root)
-        points, faults, slowest_s = points + stored, faults + counts, max(slowest_s, slow_s)
+        stored, counts, said = epoch(rng, private_influx, children, trainer, root)
+        points, faults = points + stored, faults + counts
         shutil.rmtree(root)
         private_influx.delete_bucket()
         private_influx.create_bucket()
-        marks.append(footprint())
+        marks.append({name: said[name] for name in ("rss_bytes", "descriptors", "threads", "slowest_ms")})
         with capsys.disabled():
             sys.stdout.write(f"\nsoak seed {seed}: {len(marks)} epochs, {points} points, {dict(faults)}, {marks[-1]}\n")
+    trainer.close()
     early, late = marks[min(2, len(marks) - 1)], marks[-1]
     with capsys.disabled():
-        sys.stdout.write(f"soak seed {seed}: slowest call {slowest_s * 1000:.1f} ms, {early} -> {late}\n")
-    assert late[0] - early[0] <= MAX_GROWTH_BYTES, f"memory grew from {early[0]} to {late[0]} bytes"
-    assert late[1] <= early[1] + 2, f"descriptors grew from {early[1]} to {late[1]}"
-    assert late[2] <= early[2], f"threads grew from {early[2]} to {late[2]}"
+        slowest_ms = max(mark["slowest_ms"] for mark in marks)
+        sys.stdout.write(f"soak seed {seed}: slowest call {slowest_ms:.1f} ms, {early} -> {late}\n")
+    assert late["rss_bytes"] - early["rss_bytes"] <= MAX_GROWTH_BYTES, f"memory grew: {marks}"
+    assert late["descriptors"] <= early["descriptors"] + 2, f"descriptors grew: {marks}"
+    assert late["threads"] <= early["threads"], f"threads grew: {marks}"

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 import metriclog
 from metriclog import cli, directory
+from metriclog import verify as verify_room
 from metriclog.background import ship_directory
 from metriclog.segments import segment_numbers
 from metriclog.settings import Settings
@@ -98,6 +99,23 @@ def test_a_run_that_is_training_is_accounted_for_while_it_ships(command: Command
     for verdict in verdicts:
         assert verdict["holds"], verdict
     assert verdicts[-1]["accepted"] > verdicts[0]["accepted"]
+
+
+def test_ranks_tags_and_odd_names_are_kept_apart_and_read_page_by_page(
+    command: Command, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_room, "PAGE_POINTS", 50)
+    odd = {"team": "a b,c=d", "ключ": "v'al\"ue"}
+    for rank, tags in ((0, None), (1, None), (None, odd)):
+        with metriclog.init(EXPERIMENT, run_id="r", rank=rank, tags=tags, mode="offline", settings=settings) as run:
+            for step in range(300):
+                run.log({"loss": step / 7, 'it\'s/"odd", a=b': float(step)}, step)
+                if step % 3 == 0:
+                    run.log({"loss": step / 9}, step, model="another", dataset=("digits", "1f3a"))
+    ship(settings)
+    verdict = proof(command)
+    assert verdict["holds"], verdict["differences"]
+    assert verdict["delivered"] == verdict["accepted"] > 3 * 700
 
 
 def test_quarantined_points_and_those_dropped_by_hand_are_accounted_for(

@@ -63,9 +63,8 @@ class Journal:
         self._map: Any = None  # the current segment's bytes
         self._full: list[tuple[int, Backing, int, int]] = []  # (number, backing, end, points up to there), to be saved
         self._points_before = self._points_saved = self._saved = 0
-        self._number = self._end = self._limit = self._size = self._base = 0
-        self._next_shape, self._last_ns = FIRST_SHAPE, 0
-        self._back = (0, 0)  # while the clock is behind: (the latest it has said, what was given last)
+        self._number = self._end = self._limit = self._size = self._base = self._last_ns = 0
+        self._next_shape, self._back = FIRST_SHAPE, (0, 0)  # _back: the latest of a clock set back, and the last given
         self._retry_at_s, self._refusal, self._rolling, self._closed = 0.0, "", False, False
 
     @classmethod
@@ -266,12 +265,10 @@ class Journal:
 
     def _clock_back(self, raw_ns: int) -> int:
         """After the last one although the clock is not: half speed until it has caught up, never bunched."""
-        seen_ns, given_ns = self._back
-        if given_ns != self._last_ns or raw_ns < seen_ns - JITTER_NS:
-            seen_ns = raw_ns
-        slowed_ns = (self._last_ns + max((raw_ns - seen_ns) // 2, SLOTS)) & -SLOTS | self._slot
-        self._back = (max(raw_ns, seen_ns), slowed_ns)
-        return slowed_ns
+        is_set = self._back[1] != self._last_ns or raw_ns < self._back[0] - JITTER_NS
+        seen_ns = raw_ns if is_set else self._back[0]
+        self._back = max(raw_ns, seen_ns), self._last_ns + max((raw_ns - seen_ns) // 2, SLOTS) & -SLOTS | self._slot
+        return self._back[1]
 
     def _make_room(self, shape: WriterShape, payload: bytes) -> tuple[WriterShape, bytes]:
         """Room for this record, and the record as the segment that it will go into wants it."""

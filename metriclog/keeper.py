@@ -11,6 +11,7 @@ then it is deleted. `recover` finishes or undoes that for a dead process.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +26,24 @@ from metriclog.journal import Journal
 from metriclog.ledger import Doomed, Kept, in_ranges
 from metriclog.receipts import Delivery
 from metriclog.replay import without_owner
-from metriclog.segments import LOSS, SegmentReader, Text, gone_name, position_of, segment_name, split_position
+from metriclog.segments import (
+    HEADER,
+    LOSS,
+    SegmentReader,
+    Text,
+    gone_name,
+    position_of,
+    segment_name,
+    segment_numbers,
+    split_position,
+)
 
 if TYPE_CHECKING:
     from metriclog.settings import Settings
 
 Policy = Literal["drop_oldest", "block", "raise"]
 MOST_AT_ONCE = 8  # segments deleted at one roll where it is not pressing: the caller of log() waits for it
+MIN_REST_BYTES = 16 << 10  # less than this at the end of a dead process' segment is not worth the cutting
 BUFFERED_BYTES = 4 << 20  # of a segment that is held in memory
 
 
@@ -172,6 +184,21 @@ def recover(directory: Path) -> None:
     with without_owner(directory) as dead:
         if dead:
             _finish_for_the_dead(directory)
+    with without_owner(directory, surely=True) as dead:
+        if dead:
+            _give_back_the_rest(directory)
+
+
+def _give_back_the_rest(directory: Path) -> None:
+    """Cut the zeros off the last segment, which was laid out in advance: many workers may have been killed here."""
+    path = directory / segment_name(max(segment_numbers(directory), default=0))
+    with contextlib.suppress(FileNotFoundError), contextlib.closing(SegmentReader(path)) as reader:
+        if reader.size() < MIN_REST_BYTES or not reader.is_blank(reader.size() - MIN_REST_BYTES):
+            return
+        size_bytes = HEADER.size
+        for entry in reader.read(reader.size(), 1 << 62, settled=True):
+            size_bytes = entry.end
+        os.truncate(path, size_bytes + 7 & ~7)
 
 
 def _finish_for_the_dead(directory: Path) -> None:

@@ -30,14 +30,17 @@ def owner_is_alive(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def without_owner(directory: Path) -> Iterator[bool]:
-    """Whether nobody writes this directory; inside the block nobody begins to. `OSError` passes through."""
+def without_owner(directory: Path, *, surely: bool = False) -> Iterator[bool]:
+    """Whether nobody writes this directory; inside the block nobody begins to. `OSError` passes through.
+
+    `surely`: no where the file system cannot tell.
+    """
     fd = files.open_lock(directory / "owner.lock")
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         dead = True
     except OSError as error:  # no flock on this file system: see above
-        dead = not isinstance(error, BlockingIOError)
+        dead = not surely and not isinstance(error, BlockingIOError)
     try:
         yield dead
     finally:

@@ -200,6 +200,10 @@ class SegmentReader:
         """Bytes in the file now."""
         return os.fstat(self._file.fileno()).st_size
 
+    def is_blank(self, start: int) -> bool:
+        """Whether there are only zeros from a byte on."""
+        return not os.pread(self._file.fileno(), self.size() - start, start).strip(b"\0")
+
     def replaced(self) -> bool:
         """Whether there is another file under the name by now. One that is deleted can still be read to its end."""
         try:

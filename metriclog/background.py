@@ -114,7 +114,7 @@ class Ship:
     def _ship(self) -> None:
         while not self.control.stop.is_set():
             try:
-                if not self._step():
+                if not (self._step() and self._is_behind()):  # a post for every few points would cost the training
                     self.control.sleep(self._settings.flush_interval_s)
             except ServerError:
                 continue  # told to stop
@@ -134,6 +134,10 @@ class Ship:
                 own=self._opened,
             )
         return self._shipper.ship_batch() or self._ship_leftover()
+
+    def _is_behind(self) -> bool:
+        """Whether more is waiting than what came in while the last batch was under way."""
+        return bool(self._leftovers) or self._shipper is None or self._shipper.behind
 
     def _ship_leftover(self) -> bool:
         if not self._leftovers and self.control.clock() - self._looked_s >= LEFTOVER_EVERY_S:

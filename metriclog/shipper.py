@@ -117,6 +117,7 @@ class Shipper:
         self.directory = directory
         self.ack = acks.load_ack(directory, target.target)
         self.acked_time_ns: int | None = None
+        self.behind = False  # whether the batch read last was full: there is more to come
         self._target, self._control = target, control
         self._max_points, self._own = max_points, own
         self._delivery = own.delivery if own else Delivery()
@@ -194,6 +195,7 @@ class Shipper:
         if not entries:
             return None
         number, last = entries[-1]
+        self.behind = sum(entry.points for _, entry in entries) >= self._max_points
         batch = Batch([], entries, position_of(number, last.end))
         for _, entry in entries:
             batch.lines += self._encode(entry, batch)

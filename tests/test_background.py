@@ -106,6 +106,21 @@ def test_a_running_run_gives_a_sign_of_life_at_each_beat() -> None:
 # -- the ship: its own journal ----------------------------------------------------------------------------------
 
 
+def test_steady_logging_costs_a_post_for_each_interval_not_one_for_every_few_points(tmp_path: Path) -> None:
+    target, opened = ScriptedTarget(), journal(tmp_path, "r")
+    paced = QUICK.model_copy(update={"flush_interval_s": 0.2})
+    ship, pace, begun_s = Ship(opened, tmp_path, target, paced), threading.Event(), time.monotonic()
+    for step in range(500):
+        receipt = log(opened, 1, step)
+        pace.wait(0.002)
+    intervals = (time.monotonic() - begun_s) / 0.2
+    assert 1 <= target.writes <= intervals + 2
+    assert receipt.wait(LIMIT_S), "somebody who waits does not wait for the next interval"
+    assert len(set(target.lines)) == 500
+    ship.stop()
+    opened.journal.close()
+
+
 def test_what_is_logged_is_delivered_while_the_run_goes_on(tmp_path: Path) -> None:
     target, opened = ScriptedTarget(), journal(tmp_path, "r")
     with shipping(opened, tmp_path, target) as ship:

@@ -27,6 +27,7 @@ from tests.faults.oracle import Accepted
 
 STEP_S = 0.002
 FINISH_S = 60.0
+SETTLE_S = 10.0
 
 
 class Trainer:
@@ -106,7 +107,16 @@ def _train(order: dict[str, Any], reports_fd: int) -> dict[str, Any]:
     begin_s = time.monotonic()
     run.finish(timeout_s=FINISH_S)
     said = {"calls": step, "slowest_ms": slowest_ns / 1e6, "finish_s": time.monotonic() - begin_s}
+    _settle()
     return {**said, "stats": run.stats(), **footprint()}
+
+
+def _settle() -> None:
+    """Threads end after the request under way: give them the time it may take."""
+    end_s = time.monotonic() + SETTLE_S
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, end_s - time.monotonic()))
 
 
 def _main() -> None:

@@ -109,7 +109,9 @@ class JournalReader:
             until is not None or bool(later) or not (alive or owner_is_alive(self.directory))
         )  # also one that has just come
         found = [(number, entry) for entry in reader.read(stop, max_points, settled=settled)]
-        if later and (reader.complete or reader.offset >= stop):
+        # Up to a position within it is not the whole of a segment, though by now there may be a later one.
+        whole = until is None or number < split_position(until)[0]
+        if later and (reader.complete or (whole and reader.offset >= stop)):
             self._start = position_of(later[0], 0)
             reader.close()
             self._open = None

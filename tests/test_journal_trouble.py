@@ -14,7 +14,7 @@ from metriclog import replay
 from metriclog.errors import JournalError, JournalFullError
 from metriclog.journal import Journal
 from metriclog.replay import JournalReader, owner_is_alive
-from metriclog.segments import HEADER, position_of, segment_name, segment_numbers
+from metriclog.segments import HEADER, position_of, segment_name, segment_numbers, split_position
 from tests.journals import META, Clock, Contents, hear, log, make_journal, python, read_back
 
 
@@ -152,6 +152,21 @@ def test_a_reader_whose_segment_is_deleted_finishes_it_and_goes_on(journal: Jour
     reader.close()
     assert isinstance(gap, int)
     assert seen == [*range(seen.index(gap)), *range(gap, 500)]
+
+
+def test_a_reader_told_to_end_within_a_segment_passes_over_nothing_when_a_later_one_has_come_meanwhile(
+    journal: Journal,
+) -> None:
+    """As a shipper that asked how far the journal is a moment before it rolled."""
+    log_steps(journal, range(300))
+    ends = read_back(journal.directory).ends
+    assert split_position(ends[-1])[0] > 3
+    reader, seen = JournalReader(journal.directory), []
+    for until in [*ends[::7], ends[-1]]:
+        while found := reader.read(1000, until):
+            seen += [row[1] for _, entry in found for row in getattr(entry, "rows", [])]
+    reader.close()
+    assert seen == list(range(300))
 
 
 def test_a_reader_that_asks_for_a_deleted_segment_gets_the_next(journal: Journal) -> None:

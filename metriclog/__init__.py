@@ -5,11 +5,13 @@
     run.log({"train/loss": 0.31, "train/accuracy": 0.91}, step=10)
     run.finish()
 
-Public names only. `Settings` and `reader` are resolved at first use: they need packages that take time to import.
+Public names only. All but the errors are resolved at first use: a program that imports metriclog and logs nothing, or
+not yet, does not pay for it.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from metriclog.errors import (
@@ -33,12 +35,12 @@ from metriclog.errors import (
     StepError,
     UsageError,
 )
-from metriclog.receipts import Receipt
-from metriclog.run import Run
-from metriclog.session import active_run, finish, init, log, log_metric, log_metrics
 
 if TYPE_CHECKING:
     from metriclog import reader
+    from metriclog.receipts import Receipt
+    from metriclog.run import Run
+    from metriclog.session import active_run, finish, init, log, log_metric, log_metrics
     from metriclog.settings import Settings
 
 __version__ = "0.1.0"
@@ -77,18 +79,24 @@ __all__ = [
 ]
 
 
+_ROOMS = {
+    "Receipt": "receipts",
+    "Run": "run",
+    "Settings": "settings",
+    **dict.fromkeys(("active_run", "finish", "init", "log", "log_metric", "log_metrics"), "session"),
+}
+
+
 if not TYPE_CHECKING:  # a type checker would take it for a yes to every name
 
     def __getattr__(name: str) -> object:
-        if name == "Settings":
-            from metriclog.settings import Settings
-
-            return Settings
         if name == "reader":
-            import importlib
-
             return importlib.import_module("metriclog.reader")
-        raise AttributeError(f"module 'metriclog' has no attribute {name!r}")
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'metriclog' has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"metriclog.{_ROOMS[name]}"), name)
+        globals()[name] = found  # from now on as fast as any other name
+        return found
 
 
 def __dir__() -> list[str]:

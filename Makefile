@@ -7,7 +7,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint bench dashboards clean
+.PHONY: help demo test lint bench dashboards screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ bench: $(VENV)/.dev ## measure what a call of log() costs
 
 dashboards: $(VENV)/.dev ## write dashboards/ again from metriclog/grafana
 	@$(BIN)/python -m metriclog.grafana
+
+screenshots: $(VENV)/.screenshots ## look at every dashboard in Chromium; pictures go to build/screenshots
+	@$(BIN)/python -m pytest -m live_grafana tests/screens $(PYTEST_ARGS)
 
 # Journals in .metriclog are measurements that may not have been shipped: `clean` leaves them.
 clean: ## remove .venv and caches; journals in .metriclog stay
@@ -63,3 +66,7 @@ $(VENV)/.dev: pyproject.toml $(BIN)/python
 	@echo "Installing metriclog and its development tools into $(VENV) ..."
 	@$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.screenshots: pyproject.toml $(VENV)/.dev
+	@$(PIP) --editable ".[dev,screenshots]"
+	@touch $@

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from metriclog import standing
 from metriclog.acks import Ack, load_ack
 from metriclog.directory import process_directories, read_meta
 from metriclog.errors import JournalError, MetriclogError, ServerError
@@ -173,12 +174,13 @@ def leftovers(root: Path, target: str) -> list[Path]:
 
 
 def is_pending(path: Path, target: str) -> bool:
-    """Whether a directory holds records beyond its ack."""
-    reader = JournalReader(path, load_ack(path, target).position)
-    try:
-        return bool(reader.read(1))
-    finally:
-        reader.close()
+    """Whether a directory holds records beyond its ack, or the roll-ups of its end are still to be sent."""
+    acked = load_ack(path, target).position
+    with contextlib.closing(JournalReader(path, acked)) as reader:
+        if reader.read(1):
+            return True
+    ended = not owner_is_alive(path) and read_meta(path) is not None
+    return ended and not standing.is_finished(path, target, acked)
 
 
 def ship_directory(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,11 @@ from rich.table import Table
 from metriclog import quarantine
 from metriclog.acks import forget_ack, load_ack, save_ack
 from metriclog.background import is_pending, ship_directory
+from metriclog.cli_backfill import backfill
+from metriclog.cli_provision import provision
 from metriclog.directory import process_directories
 from metriclog.errors import JournalError, MetriclogError, RejectedError, ServerError, TransientError, UsageError
+from metriclog.printing import plain, print_json
 from metriclog.segments import position_of, segment_numbers
 from metriclog.sender import Control, Sender
 from metriclog.settings import Settings
@@ -32,7 +34,6 @@ from metriclog.transport import Transport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console()
-plain = Console(markup=False, emoji=False, highlight=False)  # names and servers' words may hold [brackets] and :colons:
 
 REQUEUE_PATIENCE_S = 30.0  # without a yes
 
@@ -118,7 +119,7 @@ def status(path: Dir = None, url: Url = None, as_json: Json = False) -> None:
     settings = _settings(url=url, dir=path)
     states = collect(settings.dir, Transport(settings).target)
     if as_json:
-        _print_json([asdict(state) for state in states])
+        print_json([asdict(state) for state in states])
         return
     rows = [_status_row(state, settings) for state in states]
     heads = ("run", "process", "alive", "accepted", "delivered", "pending", "quarantined", "dropped", "why")
@@ -139,7 +140,7 @@ def verify(run: str, path: At = None, url: Url = None, as_json: Json = False) ->
     settings.check_online()
     verdict = compare(settings.dir, run, Transport(settings))
     if as_json:
-        _print_json({**asdict(verdict), "holds": verdict.holds})
+        print_json({**asdict(verdict), "holds": verdict.holds})
     else:
         names = ("accepted", "delivered", "pending", "quarantined", "dropped")
         trouble = ("missing", "altered", "unknown", "damaged")
@@ -176,16 +177,20 @@ def quarantine_command(
     left = sum(len(quarantine.load(folder, target.target)) for folder in folders)
     name = "delivered" if action == "requeue" else "dropped"
     if as_json:
-        _print_json({name: done, "quarantined": left})
+        print_json({name: done, "quarantined": left})
     else:
         plain.print(f"{name} {done} points, {left} still in quarantine")
     raise typer.Exit(1 if left else 0)
 
 
+app.command()(backfill)
+app.command()(provision)
+
+
 def _show_quarantine(folders: Sequence[Path], target: str, as_json: bool) -> None:
     found = [(folder, refused) for folder in folders for refused in quarantine.load(folder, target)]
     if as_json:
-        _print_json([{"directory": str(folder), **asdict(refused)} for folder, refused in found])
+        print_json([{"directory": str(folder), **asdict(refused)} for folder, refused in found])
         return
     for folder, refused in found:
         plain.print(f"{folder}\n  {refused.line}\n  {refused.reason}", soft_wrap=True)
@@ -330,10 +335,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> N
 
 def _brief(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def _settings(**given: Any) -> Settings:

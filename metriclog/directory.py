@@ -98,6 +98,25 @@ def process_directories(root: Path, run_id: str | None = None) -> list[Path]:
     return sorted(path for path in root.glob(pattern) if path.is_dir())
 
 
+def predecessor(path: Path) -> Path | None:
+    """The process directory of the attempt before this one, of the same rank; None for a first attempt and a child.
+
+    Raises `JournalError` if it is there no more.
+    """
+    own = read_meta(path)
+    if own is None or own.get("child"):
+        return None
+    found = None
+    for earlier in process_directories(path.parent.parent, path.parent.name):
+        meta = read_meta(earlier) if earlier.name < path.name else None
+        if meta is not None and meta["rank"] == own["rank"] and not meta.get("child"):
+            found = meta
+    missing = own.get("attempt", 1) - 1 - (found.get("attempt", 1) if found else 0)
+    if missing > 0:  # a number may come twice: attempts are counted among those that are there
+        raise JournalError(f"the journal of the attempt before {path} is there no more")
+    return found["path"] if found else None
+
+
 def read_meta(directory: Path) -> dict[str, Any] | None:
     """Who writes this directory (its META record), with `path`; None if no segment can say."""
     for number in segments.segment_numbers(directory):

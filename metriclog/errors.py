@@ -24,7 +24,8 @@
     │   ├── UnparsableError        some lines cannot be parsed; carries them with the server's reasons
     │   ├── PartialWriteError      some points of the body were refused, the rest stored: bisect
     │   └── BadRequestError        a 400 of no known kind: bisect
-    └── QueryError                 the server could not answer a query
+    ├── QueryError                 the server could not answer a query
+    └── GrafanaError               what a Grafana answered, or that it did not
 
 Data is in attributes, so that code never parses a message.
 """
@@ -149,3 +150,11 @@ class BadRequestError(ServerError):
 
 class QueryError(MetriclogError):
     """The server could not answer a query."""
+
+
+class GrafanaError(MetriclogError):
+    """A Grafana did not do what it was asked. `status` is the HTTP status, or None if there was no usable answer."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

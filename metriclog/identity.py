@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metriclog.levels import resolution
 from metriclog.points import Field, Tags, encode_line
+
+SILENT_S = 60.0  # a run that is "running" but gave no sign for so long is taken for killed: four heartbeats missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Identity:
             "ended": now_ms,
             "to": "now" if running else str(now_ms + 1),  # the range must hold this very point
             "steps": steps,
-            "resolution": "metrics",
+            "resolution": resolution(steps),
             "host": os.uname().nodename,
             "pid": os.getpid(),
             "attempt": self.attempt,

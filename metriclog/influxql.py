@@ -1,10 +1,8 @@
-"""Every InfluxQL text of metriclog and the quoting it needs: what the reader asks, and what the dashboards ask.
+"""Every InfluxQL text that metriclog's own code asks, and the quoting it needs. What the dashboards ask is in
+`dashboard_queries`.
 
 Pure text in, text out. Only forms that InfluxDB 1.8, 2 and 3 and openGemini share are used: no Flux, no `LIMIT` beside
 `GROUP BY`, no pattern that matches the empty string, no `now()`.
-
-A dashboard text holds Grafana's variables. They always stand as `/^${name:regex}$/`: Grafana's default format leaves
-a value that starts with a digit unescaped. `$timeFilter` becomes the dashboard's time range.
 """
 
 from __future__ import annotations
@@ -126,47 +124,6 @@ def _where(**tags: str | None) -> str:
     return " WHERE " + " AND ".join(conditions) if conditions else ""
 
 
-# --- What the dashboards ask, with Grafana's variables --------------------------------------------------------------
-
-X_AXES: Final[Mapping[str, str]] = {
-    "step": '"step"',
-    # Rounded: unrounded times differ from run to run, and each different x is one more row for the browser to join.
-    "seconds since start": 'round("elapsed" / 100) / 10',
-    "minutes since start": 'round("elapsed" / 6000) / 10',
-    "hours since start": 'round("elapsed" / 36000) / 100',
-}
-"""The x axes of a curve: label → what to select. `elapsed` is in ms since the run began."""
-
-_EXPERIMENT = '"experiment" =~ /^${experiment:regex}$/'
-_RUN = '"run" =~ /^${run:regex}$/'
-_METRIC = '"metric" =~ /^${metric:regex}$/'
-# Ranks share x, and only one row per x and run can be drawn. '' is a run without ranks.
-_FIRST_RANK = "(\"rank\" = '0' OR \"rank\" = '')"
-# Drops the rows of NaN and infinite points, whose value is null: Grafana would draw a null as 0.
-_FINITE = '"value" = "value"'
-
-EXPERIMENT_MENU: Final = 'SHOW TAG VALUES FROM "runs" WITH KEY = "experiment" WHERE $timeFilter'
-RUN_MENU: Final = f'SHOW TAG VALUES FROM "runs" WITH KEY = "run" WHERE {_EXPERIMENT} AND $timeFilter'
-METRIC_MENU: Final = f'SHOW TAG VALUES FROM "metrics" WITH KEY = "metric" WHERE {_EXPERIMENT} AND $timeFilter'
-
-RUNS_TABLE: Final = (
-    'SELECT last("status") AS "status", last("started") AS "started", last("steps") AS "steps", last("to") AS "to" '
-    f'FROM "runs" WHERE {_EXPERIMENT} AND $timeFilter GROUP BY "run"'
-)
-"""One row a run of the experiment; started in epoch ms, to is "now" or epoch ms: a link's time range."""
-
-NONFINITE_BY_RUN: Final = (
-    f'SELECT count("nonfinite") AS "nonfinite" FROM "metrics" WHERE {_EXPERIMENT} AND $timeFilter GROUP BY "run"'
-)
-"""How many values of a run, over all metrics and ranks, are NaN or infinite; no row for a run without any."""
-
-CURVES_BY_RUN: Final = (
-    'SELECT ${x:raw} AS "x", "value" FROM "metrics" '
-    f"WHERE {_EXPERIMENT} AND {_RUN} AND {_METRIC} AND {_FIRST_RANK} AND {_FINITE} AND $timeFilter "
-    'GROUP BY "run"'
-)
-"""The curves of one metric, run after run: columns run, x, value. One row a finite point of rank 0."""
-
 # --- What the proof asks --------------------------------------------------------------------------------------------
 
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -177,6 +134,12 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "delivery": ("pending_points", "pending_bytes", "delivered", "retried", "quarantined", "dropped", "lag_s"),
 }
 """Every field of each measurement, in the order that `page_of_series` selects them."""
+
+
+def runs_in(measurement: str) -> str:
+    """The runs that have a point in a measurement, as rows `key, value`."""
+    # InfluxDB 3 looks at the last day only, unless the query names a time.
+    return f'SHOW TAG VALUES FROM {quote_identifier(measurement)} WITH KEY = "run" WHERE time >= 0ms'
 
 
 def series_of_run(measurement: str, run: str) -> str:

@@ -65,7 +65,7 @@ class Journal:
         self._points_before = self._points_saved = self._saved = 0
         self._number = self._end = self._limit = self._size = self._base = self._last_ns = 0
         self._next_shape, self._back = FIRST_SHAPE, (0, 0)  # _back: the latest of a clock set back, and the last given
-        self._retry_at_s, self._refusal, self._rolling, self._closed = 0.0, "", False, False
+        self._retry_at_s, self._refusal, self._rolling, self.closed = 0.0, "", False, False
 
     @classmethod
     def create(cls, directory: Path, meta: dict[str, Any], **options: Any) -> Journal:
@@ -170,7 +170,7 @@ class Journal:
         Against a power cut; on a network file system also against kill -9. `OSError` and `JournalError` pass through.
         """
         with self._save_lock:
-            if not self._closed and self._place.vanished():
+            if not self.closed and self._place.vanished():
                 self._begin_again()
             self._save_full()
             with self._lock:
@@ -182,7 +182,7 @@ class Journal:
             if backing is not None:
                 backing.save(end)
                 self._saved, self._points_saved = position_of(number, end), points
-            if self._closed:  # `close` has not waited for us
+            if self.closed:  # `close` has not waited for us
                 self._place.let_go()
             elif self._limit:
                 self._place.lay_by()
@@ -195,7 +195,7 @@ class Journal:
         saving = self._save_lock.acquire(timeout=timeout_s)
         try:
             with contextlib.suppress(OSError, JournalError):
-                if saving and not self._closed and self._place.vanished():
+                if saving and not self.closed and self._place.vanished():
                     self._begin_again()
             if self._lock.acquire(timeout=timeout_s):
                 try:
@@ -214,7 +214,7 @@ class Journal:
     def abandon(self) -> None:
         """In a forked child: forget the parent's journal without touching its bytes."""
         self._lock, self._save_lock = threading.RLock(), threading.Lock()
-        self._closed, self._limit, self._size = True, 0, 0
+        self.closed, self._limit, self._size = True, 0, 0
         self.shapes.clear()
         for backing in (self._current, *(backing for _, backing, _, _ in self._full)):
             if backing is not None:
@@ -313,7 +313,7 @@ class Journal:
 
     def _roll(self, size: int, *, rescue: bool = False) -> None:
         """Seal the segment and open the next one, large enough for a record of `size` bytes."""
-        if self._closed:
+        if self.closed:
             raise JournalError("this journal is closed")
         if self._rolling:
             raise JournalFullError("a signal handler came while the journal made room")
@@ -352,9 +352,9 @@ class Journal:
         self._place.next = None
         self.ledger.kept[number] = kept
 
-    def _seal(self) -> None:
+    def _seal(self, *, last: bool = False) -> None:
         """End the current segment; it is saved and closed by a background thread, or by `close`."""
-        self._limit = 0
+        self._limit, self.closed = 0, last  # before the SEAL: who reads the last one knows that nothing follows
         for shape in self.shapes.values():
             shape.total = STALE
         self.shapes.clear()
@@ -367,9 +367,9 @@ class Journal:
 
     def _end_for_good(self) -> None:
         if self._current is not None:
-            self._seal()
+            self._seal(last=True)
             self._full = [*self._full, (self._number, self._current, self._end, self.points)]
-        self._closed, self._map, self._current, self._limit, self._size = True, None, None, 0, 0
+        self.closed, self._map, self._current, self._limit, self._size = True, None, None, 0, 0
 
     def _make_space(self, size_bytes: int) -> None:
         """Keep the bounds; `JournalFullError` if that cannot be done."""

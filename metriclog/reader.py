@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from metriclog import directory, influxql
 from metriclog.errors import MissingPackageError, RunNotFoundError
+from metriclog.identity import SILENT_S
 from metriclog.points import Point, from_nonfinite_code, parse_line
 from metriclog.replay import JournalReader, owner_is_alive
 from metriclog.segments import LINES, Entry, Text, Values
@@ -26,7 +27,6 @@ try:
 except ImportError as error:
     raise MissingPackageError('reading curves needs pandas: pip install "metriclog[reader]"') from error
 
-SILENT_S = 60.0  # a run that is "running" but gave no sign for so long is shown as killed: four heartbeats missed
 _BATCH = 100_000
 _PAGE_ROWS = 200_000
 CURVE_COLUMNS = ("time", "step", "value", "elapsed", "model", "dataset", "rank")

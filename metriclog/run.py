@@ -170,7 +170,7 @@ class Run(MlflowSpellings):
             return None
         query = f"var-experiment={quote(self.experiment, safe='')}&var-run={quote(self.run_id, safe='')}"
         since_ms = self._who.started_ns // 1_000_000
-        return f"{self._settings.grafana_url}/d/metriclog-curves?{query}&from={since_ms}&to=now"
+        return f"{self._settings.grafana_url}/d/metriclog-run?{query}&from={since_ms}&to=now"
 
     @property
     def finished(self) -> bool:

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     grafana_url: str | None = Field(
         default="http://127.0.0.1:3000", description="Where the dashboards are, for the links we print. None: no links."
     )
+    grafana_token: SecretStr | None = Field(
+        default=None, description="Grafana service account token, for `metriclog provision --check` and `--apply`."
+    )
 
     verify_tls: bool = Field(default=True, description="Check the server's certificate.")
     ca_file: Path | None = Field(default=None, description="CA bundle for a private certificate authority.")
@@ -131,9 +134,12 @@ class Settings(BaseSettings):
                 raise SettingsError(f"METRICLOG_TOKEN_FILE {self.token_file} cannot be read: {error}") from error
             if not token:
                 raise SettingsError(f"METRICLOG_TOKEN_FILE {self.token_file} is empty")
-        if token is not None and not (token.isascii() and token.isprintable()):
-            raise SettingsError("the token has line breaks or characters that no HTTP header can carry; copy it again")
-        return token
+        return _for_header(token, "the token")
+
+    def read_grafana_token(self) -> str | None:
+        """Grafana's token in plain text, or None. Raises `SettingsError`."""
+        token = self.grafana_token.get_secret_value().strip() if self.grafana_token else None
+        return _for_header(token, "Grafana's token") or None
 
     def check_online(self) -> None:
         """Raise `SettingsError` if going online cannot work because url or token is missing."""
@@ -141,6 +147,12 @@ class Settings(BaseSettings):
             raise SettingsError('mode="online" needs a server: set METRICLOG_URL, for example http://127.0.0.1:8086')
         if not (self.token and self.token.get_secret_value()) and self.token_file is None:
             raise SettingsError("METRICLOG_URL is set but no token: set METRICLOG_TOKEN or METRICLOG_TOKEN_FILE")
+
+
+def _for_header(token: str | None, name: str) -> str | None:
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise SettingsError(f"{name} has line breaks or characters that no HTTP header can carry; copy it again")
+    return token
 
 
 def _explain(error: ValidationError) -> str:

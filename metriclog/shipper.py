@@ -16,20 +16,28 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
-from metriclog import acks, files, quarantine, segments
+from metriclog import acks, files, quarantine, segments, standing
 from metriclog.directory import read_meta
 from metriclog.errors import JournalError, TransientError
+from metriclog.importing import importing
 from metriclog.keeper import Opened
 from metriclog.points import encode_rows, metric_prefixes
 from metriclog.receipts import Delivery
-from metriclog.replay import JournalReader
+from metriclog.replay import JournalReader, owner_is_alive
 from metriclog.segments import LINES, Damage, Entry, Text, Values, position_of
 from metriclog.sender import Control, Refused, Sender, Target
+from metriclog.standing import Standing
+
+if TYPE_CHECKING:
+    from metriclog.derived import Derived
 
 logger = logging.getLogger("metriclog")
+
+MOST_LINES = 20_000  # of a post, roll-ups included, where the lines of a batch are fewer
 
 
 @dataclass(slots=True)
@@ -41,6 +49,19 @@ class Batch:
     end: int
     refused: Refused = field(default_factory=list)
     damaged: int = 0
+    derived: list[bytes] | None = None  # lines of roll-ups: sent with the others, counted nowhere; None: not made yet
+    standing: Standing | None = None  # to be saved before the ack
+    at_end: bool = False
+
+    def deliver(self, sender: Sender) -> None:
+        """Return when each line has its own yes or is refused. Raises as `Sender.deliver`.
+
+        At its end a run of many metrics has far more roll-ups than a post should hold.
+        """
+        body = self.lines + (self.derived or [])
+        most = max(2 * len(self.lines), MOST_LINES)
+        pieces = [body[start : start + most] for start in range(0, len(body), most)]
+        self.refused = [one for piece in pieces for one in sender.deliver(piece)]
 
     def records_of(self, refused: set[bytes]) -> Iterator[tuple[int, int, bytes]]:
         """(start, end, line) positions of the records that hold these lines."""
@@ -91,7 +112,7 @@ class Lane:
         sender = Sender(target, self._control)
         while (batch := self._todo.get()) is not None:
             try:
-                batch.refused = sender.deliver(batch.lines)
+                batch.deliver(sender)
                 self._done.put(None)
             except Exception as error:  # noqa: BLE001 - handed over to the thread that waits
                 self._done.put(error)
@@ -130,9 +151,12 @@ class Shipper:
         self._connections = connections
         self._free: list[Lane] = []
         self._under_way: deque[tuple[Batch, Lane]] = deque()
-        self._held: Batch | None = None  # read, but no lane was to be had for it
+        self._held: Batch | None = None  # read, but not on its way
+        self._end = self.ack.position  # of what has been read
         self._prefixes: dict[object, tuple[list[bytes], list[bytes]]] = {}
         self._started_ns: int | None = None
+        self._derived: Derived | None = None
+        self._derives = True
 
     def close(self) -> None:
         """Close the files, let the lanes end."""
@@ -141,7 +165,7 @@ class Shipper:
             lane.close()
         self._free.clear()
         self._under_way.clear()
-        self._held = None
+        self._held = self._derived = None
 
     def ship_batch(self) -> bool:
         """Ship the next batch; False if there is none. Raises the last `ServerError` when told to stop."""
@@ -152,6 +176,7 @@ class Shipper:
         except Exception:
             self.close()  # whatever it was: go on from the ack, or what was read would be passed over
             self._reader = JournalReader(self.directory, self.ack.position)
+            self._end = self.ack.position
             raise
         return batch is not None
 
@@ -164,7 +189,7 @@ class Shipper:
             alone = not self._under_way and (len(batch.lines) < self._max_points or self._connections == 1)
             lane = None if alone else self._take_lane()
             if lane is None and not self._under_way:  # the usual case of a live run: no second thread
-                batch.refused = self._sender.deliver(batch.lines)
+                batch.deliver(self._sender)
                 return batch
             if lane is None:
                 self._held = batch
@@ -187,19 +212,62 @@ class Shipper:
             return None
 
     def _read_batch(self) -> Batch | None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
+        batch, self._held = self._held or self._read_entries(), None
+        if batch is None or batch.derived is not None:
+            return batch
+        derived = self._deriving()
+        if derived is None:
+            batch.derived = []
+            return batch
+        late, standing_then = derived.catch_up()
+        if late:
+            self._held = batch
+            return Batch([], [], self.ack.position, derived=late, standing=standing_then)
+        batch.derived, batch.standing = derived.feed(batch.entries), derived.standing(batch.end)
+        if batch.at_end:
+            lines, batch.standing = derived.finish(batch.end)
+            batch.derived += lines
+        return batch
+
+    def _read_entries(self) -> Batch | None:
+        ended = not self._own and not owner_is_alive(self.directory)
         with self._reading:
             entries = self._reader.read(self._max_points, self._own.journal.readable if self._own else None)
-        if not entries:
+        if self._own:
+            at_end = self._own.journal.closed and self._reader.position >= self._own.journal.position
+        else:
+            at_end = ended and sum(entry.points for _, entry in entries) < self._max_points
+        if not entries and not (at_end and self._is_unfinished()):
             return None
-        number, last = entries[-1]
         self.behind = sum(entry.points for _, entry in entries) >= self._max_points
-        batch = Batch([], entries, position_of(number, last.end))
+        if entries:
+            self._end = position_of(entries[-1][0], entries[-1][1].end)
+        batch = Batch([], entries, self._end, at_end=at_end)
         for _, entry in entries:
             batch.lines += self._encode(entry, batch)
         return batch
+
+    def _is_unfinished(self) -> bool:
+        """Whether the roll-ups of the journal's end are still to be sent."""
+        if self._derived is not None:
+            return not self._derived.finished
+        done = standing.is_finished(self.directory, self._target.target, self.ack.position)
+        return self._derives and not done and read_meta(self.directory) is not None
+
+    def _deriving(self) -> Derived | None:
+        """What makes the roll-ups; None where nothing can."""
+        if self._derived is None and self._derives:
+            try:
+                with importing:
+                    from metriclog.derived import Derived  # numpy: not for a run that ships nothing
+            except ImportError as error:
+                self._control.warn("no roll-ups: metriclog backfill. %s", error)
+                self._derives = False
+                return None
+            self._derives = read_meta(self.directory) is not None
+            if self._derives:
+                self._derived = Derived(self.directory, self._target.target, self._started(), self.ack.position)
+        return self._derived
 
     def _encode(self, entry: Entry, batch: Batch) -> list[bytes]:
         if isinstance(entry, Values):
@@ -235,8 +303,11 @@ class Shipper:
 
     def _acknowledge(self, batch: Batch) -> None:
         """Quarantine first, then the ack: each durable before the next."""
+        self._pass_over_derived(batch)
         if batch.refused:
             self._quarantine(batch)
+        if batch.standing is not None:
+            standing.save(self.directory, self._target.target, batch.standing)
         delivered = len(batch.lines) - len(batch.refused)
         moved = self.ack.moved(batch.end, delivered=delivered, quarantined=len(batch.refused), damaged=batch.damaged)
         acks.save_ack(self.directory, self._target.target, moved)
@@ -244,6 +315,14 @@ class Shipper:
         newest = [entry.rows[-1][0] for _, entry in batch.entries if isinstance(entry, Values)]
         self.acked_time_ns = newest[-1] if newest else self.acked_time_ns
         self._delivery.advance(batch.end)
+
+    def _pass_over_derived(self, batch: Batch) -> None:
+        """Of refused lines only those that somebody logged are kept: roll-ups can be made again."""
+        derived = set(batch.derived or ()) if batch.refused else set()
+        lost = [why for line, why in batch.refused if line in derived]
+        batch.refused = [(line, why) for line, why in batch.refused if line not in derived]
+        if lost:
+            self._control.warn("the server refused %d points of roll-ups: metriclog backfill. %s", len(lost), lost[0])
 
     def _quarantine(self, batch: Batch) -> None:
         reasons = dict(batch.refused)

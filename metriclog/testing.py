@@ -16,6 +16,7 @@ from pathlib import Path
 
 from metriclog import directory, points
 from metriclog.errors import ServerError
+from metriclog.levels import MEASUREMENTS
 from metriclog.points import Field, Point
 from metriclog.replay import JournalReader
 from metriclog.segments import LINES, Text, Values
@@ -89,6 +90,12 @@ class ScriptedTarget:
         self.lines: list[bytes] = []
         self.writes = 0
         self._answers = iter(answers)
+
+    @property
+    def logged(self) -> list[bytes]:
+        """Of the lines those that somebody logged: no roll-ups, no summaries."""
+        derived = tuple(f"{name}{end}".encode() for name in (*MEASUREMENTS, "summary") for end in ", ")
+        return [line for line in self.lines if not line.startswith(derived)]
 
     def write(self, lines: bytes) -> None:
         """Raise the next answer of the script, or keep the lines."""

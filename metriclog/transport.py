@@ -9,9 +9,7 @@ from __future__ import annotations
 import email.utils
 import gzip
 import json
-import os
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from metriclog.errors import (
     TransientError,
     UnparsableError,
 )
+from metriclog.importing import importing
 from metriclog.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,14 +44,10 @@ _TRANSIENT_400 = ("wal buffer full", "wal is shutdown", "readonly now", "request
 _CUT_MESSAGE = re.compile(r'\s*\{[^{}\[\]]*?"(?:message|error)"\s*:\s*"((?:[^"\\]|\\.)*)\Z', re.DOTALL)
 _UNPARSABLE = re.compile(r"unable to parse '(.*?)': (.*?)(?=\nunable to parse '|\Z)", re.DOTALL)
 
-# A fork while another thread imports would leave Python's import locks held for ever in the child: it waits instead.
-_importing = threading.RLock()
-os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
-
 
 def _import_client() -> None:
     """Import influxdb_client, half a second of CPU: only who ships or queries pays."""
-    with _importing:
+    with importing:
         import influxdb_client.service.write_service  # noqa: F401
 
         "localhost".encode("idna")  # or the first connection imports the codec; a fork then leaves the child without it
@@ -182,7 +177,7 @@ class Transport:
 
             settings = self._settings
             self._token = settings.read_token()
-            with _importing:  # it imports the rest
+            with importing:  # it imports the rest
                 self._client = InfluxDBClient(
                     url=settings.url,
                     token=self._token,

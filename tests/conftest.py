@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import build, influxdb
-from tests.servers.api import Influx, Server
+from tests.servers.api import Influx, Server, new_bucket
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,10 +142,8 @@ def influxdb_server(pytestconfig: pytest.Config) -> Iterator[Server]:
 @pytest.fixture
 def influx(influxdb_server: Server) -> Iterator[Influx]:
     """An empty bucket of the test's own on the shared server."""
-    bucket = Influx(influxdb_server, f"test-{secrets.token_hex(6)}")
-    bucket.create_bucket()
-    yield bucket
-    bucket.delete_bucket()
+    with new_bucket(influxdb_server) as bucket:
+        yield bucket
 
 
 @pytest.fixture

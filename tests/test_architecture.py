@@ -43,6 +43,7 @@ LOADED_BY_INIT = {
     "metriclog.journal",
     "metriclog.keeper",
     "metriclog.ledger",
+    "metriclog.levels",
     "metriclog.points",
     "metriclog.receipts",
     "metriclog.recorder",

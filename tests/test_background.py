@@ -116,7 +116,7 @@ def test_steady_logging_costs_a_post_for_each_interval_not_one_for_every_few_poi
     intervals = (time.monotonic() - begun_s) / 0.2
     assert 1 <= target.writes <= intervals + 2
     assert receipt.wait(LIMIT_S), "somebody who waits does not wait for the next interval"
-    assert len(set(target.lines)) == 500
+    assert len(set(target.logged)) == 500
     ship.stop()
     opened.journal.close()
 
@@ -127,7 +127,7 @@ def test_what_is_logged_is_delivered_while_the_run_goes_on(tmp_path: Path) -> No
         for first in (0, 100, 200):
             assert log(opened, 100, first).wait(LIMIT_S)
         assert ship.ack.delivered == 300
-    assert len(set(target.lines)) == 300
+    assert len(set(target.logged)) == 300
 
 
 def test_receipts_of_what_was_refused_say_why_and_the_others_are_delivered(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_error_of_our_own_is_said_and_costs_no_point(tmp_path: Path, caplog: 
     receipt = log(opened, 100)
     with shipping(opened, tmp_path, target):
         assert receipt.wait(LIMIT_S)
-    assert len(set(target.lines)) == 100
+    assert len(set(target.logged)) == 100
     assert "shipping failed; points wait in the journal" in caplog.text
 
 
@@ -204,9 +204,9 @@ def test_what_dead_processes_left_is_delivered_and_what_is_alive_offline_or_dama
         segment.write_bytes(segment.read_bytes()[:64] + b"\xff" * 4096)
     target, own = ScriptedTarget(), journal(tmp_path, "own")
     with shipping(own, tmp_path, target):
-        until(lambda: len(target.lines) == 10)
+        until(lambda: len(target.logged) == 10)
         assert log(own, 5).wait(LIMIT_S)
-    assert len(target.lines) == 15
+    assert len(target.logged) == 15
     acked = {opened.journal.directory.parent.name: load_ack(opened.journal.directory, "scripted").delivered
              for opened in (dead, alive, offline, own)}  # fmt: skip
     assert acked == {"dead": 10, "alive": 0, "offline": 0, "own": 5}
@@ -240,7 +240,7 @@ def test_shipping_for_others_pauses_as_soon_as_it_is_told(tmp_path: Path) -> Non
         return len(asked) >= 3
 
     assert not ship_directory(opened.journal.directory, target, Control(), settings, pause=pause)
-    assert len(target.lines) == 300
+    assert len(target.logged) == 300
 
 
 # -- deleting what has been delivered ---------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_runs_of_an_empty_folder_says_what_to_do(metriclog_command: Command) -> 
     assert (code, "metriclog demo" in out) == (0, True)
 
 
-@pytest.mark.parametrize("arguments", [("sync",), ("runs", "--server")])
+@pytest.mark.parametrize("arguments", [("sync",), ("runs", "--server"), ("backfill",)])
 def test_without_a_server_the_command_ends_with_one_line_that_says_what_to_set(
     metriclog_command: Command, arguments: tuple[str, ...]
 ) -> None:

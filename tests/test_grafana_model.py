@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metriclog.grafana import model
+from metriclog.grafana import menus, model
 
 SIZES = st.builds(
     model.Size,
@@ -30,15 +31,15 @@ def panel(size: model.Size, title: str = "Loss") -> model.Panel:
     )
 
 
-def dashboard(*sizes: model.Size) -> model.Dashboard:
+def dashboard(*sizes: model.Size, sections: Sequence[model.Section] = ()) -> model.Dashboard:
     return model.Dashboard(
-        uid="test",
-        title="Test",
-        description="For the tests.",
-        tags=["test"],
-        variables=[model.query_variable("run", "Run", "SHOW …", multi=True)],
-        panels=[panel(size) for size in sizes],
+        heading=model.Heading("test", "Test", "For the tests."),
         time=model.TimeRange("now-1h"),
+        variables=[menus.multi_variable("run", "Run", "SHOW …")],
+        panels=[panel(size) for size in sizes],
+        sections=sections,
+        links=[model.Link("Other", "/d/other")],
+        annotations=[model.Annotation("Problems", "red", "SELECT …")],
     )
 
 
@@ -115,18 +116,46 @@ def test_links_and_custom_settings_stand_in_the_field_defaults() -> None:
     ]
 
 
-def test_a_menu_of_several_values_starts_with_all_of_them() -> None:
-    variable = model.query_variable("run", "Run", "SHOW …", multi=True).to_dict()
-    assert variable["multi"] and variable["includeAll"] and variable["current"]["value"] == ["$__all"]
+def test_a_section_begins_below_what_comes_before_and_its_panels_below_its_heading() -> None:
+    opened = model.Section("Curves", [panel(model.Size(12, 5)), panel(model.Size(12, 6))])
+    made = dashboard(model.Size(24, 4), sections=[opened, model.Section("More", [panel(model.Size(8, 3))])]).to_dict()
+    places = [(p["type"], p["gridPos"]["x"], p["gridPos"]["y"]) for p in made["panels"]]
+    assert places == [
+        ("trend", 0, 0),
+        ("row", 0, 4),
+        ("trend", 0, 5),
+        ("trend", 12, 5),
+        ("row", 0, 11),
+        ("trend", 0, 12),
+    ]
+    assert [p["id"] for p in made["panels"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_menu_of_fixed_choices_starts_with_the_first() -> None:
-    variable = model.custom_variable("x", "X axis", {"step": '"step"', "hours": '"elapsed" / 3600'}).to_dict()
-    assert variable["query"] == 'step : "step",hours : "elapsed" / 3600'
-    assert variable["current"] == {"text": "step", "value": '"step"'}
+def test_a_folded_section_keeps_its_panels_to_itself() -> None:
+    """Grafana asks for them only when the row is opened."""
+    folded = model.Section("Ranks", [panel(model.Size(12, 5))], folded=True)
+    row, after = dashboard(sections=[folded, model.Section("More", [])]).to_dict()["panels"]
+    assert row["collapsed"] is True and [inside["id"] for inside in row["panels"]] == [2]
+    assert after["collapsed"] is False and after["panels"] == []
 
 
-@pytest.mark.parametrize("choices", [{"a,b": "1"}, {"a": "f(1,2)"}, {"a : b": "1"}])
-def test_a_choice_that_grafana_would_split_is_refused(choices: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="would split"):
-        model.custom_variable("x", "X", choices)
+def test_a_query_is_a_table_or_with_an_alias_series() -> None:
+    assert model.Target("A", "SELECT …").to_dict()["resultFormat"] == "table"
+    over_time = model.Target("A", "SELECT …", alias="$tag_run").to_dict()
+    assert (over_time["resultFormat"], over_time["alias"]) == ("time_series", "$tag_run")
+
+
+def test_a_transformation_is_for_all_tables_or_for_those_of_one_query() -> None:
+    assert "filter" not in model.Transformation("merge", {}).to_dict()
+    assert model.Transformation("merge", {}, "A").to_dict()["filter"] == {"id": "byRefId", "options": "A"}
+
+
+def test_a_link_at_the_top_keeps_the_time_and_only_the_variables_it_names() -> None:
+    (link,) = dashboard().to_dict()["links"]
+    assert (link["url"], link["keepTime"], link["includeVars"]) == ("/d/other", True, False)
+
+
+def test_annotations_are_on_and_ask_for_a_table() -> None:
+    (annotation,) = dashboard().to_dict()["annotations"]["list"]
+    assert annotation["enable"] and annotation["iconColor"] == "red"
+    assert annotation["target"]["resultFormat"] == "table" and annotation["target"]["rawQuery"]

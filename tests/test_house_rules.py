@@ -19,6 +19,7 @@ NESTING = 4
 
 # Public signatures that are promised by name; everything in them is a keyword with a default.
 WIDE_BY_PROMISE = {
+    "provision": "a command: each is one of its options, which the README promises",
     "init": "the keywords that W&B's and MLflow's users type, each independent of the others",
 }
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metriclog import influxql
-from tests.grafana_interpolation import interpolate
 
 NAMES = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]))
 READER_TEXTS = [
@@ -24,14 +23,6 @@ READER_TEXTS = [
     influxql.nonfinite_counts(),
     influxql.nonfinite_counts("r1", experiment="digits"),
     influxql.count_values(),
-]
-DASHBOARD_TEXTS = [
-    influxql.EXPERIMENT_MENU,
-    influxql.RUN_MENU,
-    influxql.METRIC_MENU,
-    influxql.RUNS_TABLE,
-    influxql.NONFINITE_BY_RUN,
-    influxql.CURVES_BY_RUN,
 ]
 
 
@@ -106,7 +97,7 @@ def test_a_page_of_a_curve_starts_after_a_time_and_is_limited() -> None:
     assert text.endswith("AND time > 1795000000000000001 ORDER BY time ASC LIMIT 5000")
 
 
-@pytest.mark.parametrize("text", [*READER_TEXTS, *DASHBOARD_TEXTS])
+@pytest.mark.parametrize("text", READER_TEXTS)
 def test_every_text_is_one_statement_of_portable_influxql(text: str) -> None:
     assert re.match(r"(SELECT|SHOW TAG VALUES FROM) ", text)
     assert ";" not in text and "\n" not in text
@@ -115,36 +106,7 @@ def test_every_text_is_one_statement_of_portable_influxql(text: str) -> None:
     assert not re.search(r"SHOW (SERIES|DATABASES)|SLIMIT|SOFFSET|INTEGRAL|HOLT_WINTERS|SAMPLE|EXPONENTIAL", text)
 
 
-@pytest.mark.parametrize("text", DASHBOARD_TEXTS)
-def test_every_dashboard_text_keeps_to_the_time_range_of_the_page(text: str) -> None:
-    assert text.count("$timeFilter") == 1
-
-
-@pytest.mark.parametrize("text", [*READER_TEXTS, *DASHBOARD_TEXTS])
+@pytest.mark.parametrize("text", READER_TEXTS)
 def test_tag_values_are_asked_for_with_measurement_and_time(text: str) -> None:
     if text.startswith("SHOW"):
-        assert " FROM " in text and ("$timeFilter" in text or "time >=" in text)
-
-
-def test_every_x_axis_but_the_step_is_rounded() -> None:
-    assert influxql.X_AXES["step"] == '"step"'
-    assert all(expression.startswith("round(") for label, expression in influxql.X_AXES.items() if label != "step")
-
-
-@given(NAMES.filter(bool))
-def test_one_value_of_a_menu_is_escaped_as_our_own_literal(name: str) -> None:
-    assert interpolate("/^${run:regex}$/", {"run": [name]}, 0, 1, 1) == influxql.match_regex(name)
-
-
-def test_interpolation_follows_grafana() -> None:
-    values = {"one": "a/b.c", "several": ["x+y", "z"], "text": "it's"}
-    assert interpolate("${one:regex}", values, 0, 1, 1) == r"a\/b\.c"
-    assert interpolate("${several:regex}", values, 0, 1, 1) == r"(x\+y|z)"
-    assert interpolate("${several:raw}", values, 0, 1, 1) == "x+y,z"
-    assert interpolate("${text:singlequote}", values, 0, 1, 1) == r"'it\'s'"
-    assert interpolate("$timeFilter", values, 10, 20, 1) == "time >= 10ms and time <= 20ms"
-    assert interpolate("time($__interval) $__interval_ms", values, 0, 1, 500) == "time(500ms) 500"
-    with pytest.raises(KeyError):
-        interpolate("${unknown:regex}", values, 0, 1, 1)
-    with pytest.raises(ValueError, match="one of the formats"):
-        interpolate("${one}", values, 0, 1, 1)
+        assert " FROM " in text and "time >=" in text

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import metriclog
-from metriclog.grafana import dashboards
+from metriclog.grafana import dashboards, variables
 
 ROOT = Path(__file__).resolve().parents[1]
 PROVISIONING = ROOT / "provisioning" / "grafana"
@@ -151,7 +151,7 @@ def test_every_variable_in_provisioning_is_given_to_grafana() -> None:
 
 
 def test_the_data_source_is_the_one_that_the_dashboards_name() -> None:
-    assert (DATASOURCE["uid"], DATASOURCE["name"]) == (dashboards.DATASOURCE_UID, dashboards.DATASOURCE_NAME)
+    assert (DATASOURCE["uid"], DATASOURCE["name"]) == (variables.DATASOURCE_UID, variables.DATASOURCE_NAME)
 
 
 def test_the_data_source_speaks_influxql_with_a_token_from_the_environment() -> None:
@@ -223,7 +223,7 @@ def test_the_stack_comes_up_takes_points_and_shows_the_dashboard(tmp_path: Path)
             assert run.flush(30.0)
         assert metriclog.reader.open_server(settings).curve(run.run_id, "loss")["value"].tolist() == [0.5]
         login = f"admin:{example['GRAFANA_PASSWORD']}"
-        board = ["curl", "-fsS", "-u", login, "http://127.0.0.1:3000/api/dashboards/uid/metriclog-curves"]
+        board = ["curl", "-fsS", "-u", login, "http://127.0.0.1:3000/api/dashboards/uid/metriclog-runs"]
         answer = subprocess.run(board, check=True, capture_output=True, timeout=60).stdout
         assert json.loads(answer)["meta"]["provisioned"] is True
     finally:

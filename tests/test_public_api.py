@@ -103,6 +103,7 @@ CAPTURED = {
 SCRIPTED_TARGET = {
     "another": "(self) -> ScriptedTarget",
     "healthy": "(self) -> bool",
+    "logged": "(self) -> list[bytes]",
     "write": "(self, lines: bytes) -> None",
     "close": "(self) -> None",
 }
@@ -111,8 +112,16 @@ TESTING_MODULE = {
     "read_points": "(path: Path, position: int = 0) -> Iterator[Point]",
     "number_of": "(point: Point) -> float",
 }
-SETTINGS = ["url", "token", "token_file", "org", "bucket", "dir", "mode", "grafana_url", "verify_tls", "ca_file"]
-SETTINGS += ["proxy", "connect_timeout_s", "read_timeout_s", "flush_interval_s", "exit_timeout_s", "heartbeat_s"]
+SETTINGS = ["url", "token", "token_file", "org", "bucket", "dir", "mode", "grafana_url", "grafana_token", "verify_tls"]
+SETTINGS += [
+    "ca_file",
+    "proxy",
+    "connect_timeout_s",
+    "read_timeout_s",
+    "flush_interval_s",
+    "exit_timeout_s",
+    "heartbeat_s",
+]
 SETTINGS += ["batch_max_points", "connections", "gzip", "segment_bytes", "journal_max_bytes", "free_floor_bytes"]
 SETTINGS += ["journal_policy", "journal_io", "retain_bytes"]
 

@@ -140,7 +140,7 @@ def test_an_awaited_receipt_may_time_out_without_harm(tmp_path: Path) -> None:
 
 def test_the_address_in_grafana_names_run_and_experiment_and_only_exists_online(captured: testing.Captured) -> None:
     run = metriclog.init("digits & co", run_id="mlp-1", settings=NOWHERE)
-    begin = "http://127.0.0.1:3000/d/metriclog-curves?var-experiment=digits%20%26%20co&var-run=mlp-1&from="
+    begin = "http://127.0.0.1:3000/d/metriclog-run?var-experiment=digits%20%26%20co&var-run=mlp-1&from="
     assert run.url is not None
     assert run.url.startswith(begin)
     run.finish(timeout_s=0.0)

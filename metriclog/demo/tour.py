@@ -136,8 +136,10 @@ class Tour:
     def _say_next(self, logged: Sequence[Logged], *, from_server: bool) -> None:
         command = _program()
         if from_server and logged[0].url:
+            # A run's address is that of the dashboard of one run; of several, it is that of the one beside it.
+            url = logged[0].url.replace("/d/metriclog-run?", "/d/metriclog-compare?")
             others = "".join(f"&var-run={one.run}" for one in logged[1:])
-            self._say(f"\nThe same curves in Grafana:\n  {logged[0].url}{others}")
+            self._say(f"\nThe same curves in Grafana:\n  {url}{others}")
             return
         self._say("\nNext:", style="bold")
         self._offer("what this journal holds", f"{command} runs")

@@ -6,22 +6,24 @@ the same bytes, so that a committed file can be compared with a generated one.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 42
-GRID_COLUMNS = 24
-DATASOURCE = {"type": "influxdb", "uid": "${datasource}"}
-"""Every query goes to the InfluxDB data source that the dashboard's variable `datasource` names."""
+from metriclog.grafana.menus import DATASOURCE, Json, Variable
 
-Json = dict[str, Any]
+SCHEMA_VERSION = 42
+PLUGIN_VERSION = "12.3.0"
+"""What the panels are written for. Without it Grafana takes a scatter chart for one of an old format, and fails."""
+
+GRID_COLUMNS = 24
 
 
 @dataclass(frozen=True)
 class Link:
-    """A data link: opens `url` from a value on a panel."""
+    """A link that opens `url`: from a value on a panel, or from the top of a dashboard."""
 
     title: str
     url: str
@@ -61,40 +63,43 @@ class Fields:
 
 @dataclass(frozen=True)
 class Target:
-    """One InfluxQL query; `result_format` is "table" (one frame for all series) or "time_series"."""
+    """One InfluxQL query. Its answer is one table, or with an `alias` for their names as many time series."""
 
     ref_id: str
     query: str
-    result_format: str = "table"
+    alias: str | None = None
 
     def to_dict(self) -> Json:
-        return {
-            "refId": self.ref_id,
-            "datasource": DATASOURCE,
-            "rawQuery": True,
-            "resultFormat": self.result_format,
-            "policy": "default",
-            "query": self.query,
-        }
+        shape = {"resultFormat": "table"}
+        if self.alias is not None:
+            shape = {"resultFormat": "time_series", "alias": self.alias}
+        query = {"rawQuery": True, "query": self.query, "policy": "default"}
+        return {"refId": self.ref_id, "datasource": DATASOURCE, **query, **shape}
 
 
 @dataclass(frozen=True)
 class Transformation:
-    """One step between the answer and the panel."""
+    """One step between the answer and the panel: for all tables, or for those whose query `only` names.
+
+    `only` is one refId or a pattern of several: `/^(A|B)$/`.
+    """
 
     id: str
     options: Mapping[str, Any]
+    only: str | None = None
 
     def to_dict(self) -> Json:
-        return {"id": self.id, "options": dict(self.options)}
+        which = {} if self.only is None else {"filter": {"id": "byRefId", "options": self.only}}
+        return {"id": self.id, "options": dict(self.options), **which}
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a panel asks and how the answer is reshaped, in order."""
+    """What a panel asks and how the answer is reshaped, in order; `$__interval` is `interval` or longer."""
 
-    targets: Sequence[Target]
+    targets: Sequence[Target] = ()
     transformations: Sequence[Transformation] = ()
+    interval: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,14 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a panel says of itself."""
+
+    title: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """One panel; `type` is Grafana's name of the panel type, `options` are that type's own."""
 
@@ -127,13 +140,14 @@ class Panel:
     size: Size
 
     def to_dict(self, panel_id: int, grid_pos: Mapping[str, int]) -> Json:
-        repeat = {}
+        more: Json = {} if self.data.interval is None else {"interval": self.data.interval}
         if self.size.repeat is not None:
             per_row = GRID_COLUMNS // self.size.width
-            repeat = {"repeat": self.size.repeat, "repeatDirection": "h", "maxPerRow": per_row}
+            more |= {"repeat": self.size.repeat, "repeatDirection": "h", "maxPerRow": per_row}
         return {
             "id": panel_id,
             "type": self.type,
+            "pluginVersion": PLUGIN_VERSION,
             "title": self.title,
             "description": self.description,
             "datasource": DATASOURCE,
@@ -142,14 +156,15 @@ class Panel:
             "options": dict(self.options),
             "fieldConfig": self.fields.to_dict(),
             "gridPos": dict(grid_pos),
-            **repeat,
+            **more,
         }
 
 
-def lay_out(panels: Iterable[Panel]) -> list[dict[str, int]]:
-    """Grid positions from left to right, then down, in the order given. A row is as high as its highest panel."""
+def lay_out(panels: Iterable[Panel], top: int = 0) -> list[dict[str, int]]:
+    """Grid positions from left to right, then down, from the row `top` on. A row is as high as its highest panel."""
     positions = []
-    x = y = row_height = 0
+    x = row_height = 0
+    y = top
     row_is_closed = False
     for panel in panels:
         size = panel.size
@@ -161,46 +176,12 @@ def lay_out(panels: Iterable[Panel]) -> list[dict[str, int]]:
 
 
 @dataclass(frozen=True)
-class Variable:
-    """A dashboard variable; made by the three functions below."""
+class Section:
+    """Panels under a heading that folds them away. `folded` ones are asked for only when somebody unfolds them."""
 
-    name: str
-    body: Mapping[str, Any]
-
-    def to_dict(self) -> Json:
-        return {"name": self.name, **self.body}
-
-
-ALL = {"text": ["All"], "value": ["$__all"]}
-ASCENDING, DESCENDING = 1, 2
-_ON_TIME_RANGE_CHANGE = 2
-
-
-def datasource_variable(name: str, label: str, *, default_name: str, default_uid: str) -> Variable:
-    """A menu of the InfluxDB data sources."""
-    current = {"text": default_name, "value": default_uid}
-    body = {"type": "datasource", "label": label, "query": "influxdb", "regex": "", "refresh": 1, "current": current}
-    return Variable(name, body)
-
-
-def query_variable(name: str, label: str, query: str, *, sort: int = ASCENDING, multi: bool = False) -> Variable:
-    """A menu filled by a query; with `multi` several values can be chosen, and at first all of them are."""
-    several = {"multi": True, "includeAll": True, "current": ALL} if multi else {"multi": False, "includeAll": False}
-    source = {"datasource": DATASOURCE, "query": {"refId": "v", "query": query}, "refresh": _ON_TIME_RANGE_CHANGE}
-    return Variable(name, {"type": "query", "label": label, "sort": sort, **source, **several})
-
-
-def custom_variable(name: str, label: str, choices: Mapping[str, str]) -> Variable:
-    """A menu of fixed choices, text → value; the first is the default.
-
-    Raises ValueError for a comma or " : " in a choice: Grafana separates the choices by them.
-    """
-    for part in (*choices, *choices.values()):
-        if "," in part or " : " in part:
-            raise ValueError(f"Grafana would split the choice {part!r}")
-    text, value = next(iter(choices.items()))
-    query = ",".join(f"{text} : {value}" for text, value in choices.items())
-    return Variable(name, {"type": "custom", "label": label, "query": query, "current": {"text": text, "value": value}})
+    title: str
+    panels: Sequence[Panel]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,25 +194,51 @@ class TimeRange:
 
 
 @dataclass(frozen=True)
-class Dashboard:
-    """A whole dashboard. `uid` (at most 40 characters) is its address and must never change."""
+class Annotation:
+    """Marks on the charts over time, a row of the answer each: columns title, text and tags."""
+
+    name: str
+    color: str
+    query: str
+
+    def to_dict(self) -> Json:
+        target = {"refId": "Anno", "rawQuery": True, "resultFormat": "table", "query": self.query}
+        look = {"name": self.name, "enable": True, "iconColor": self.color, "mappings": {}}
+        return {**look, "datasource": DATASOURCE, "target": target}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What names a dashboard. `uid` (at most 40 characters) is its address and must never change."""
 
     uid: str
     title: str
     description: str
-    tags: Sequence[str]
+    tags: Sequence[str] = ("metriclog",)
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A whole dashboard: first the panels without a heading, then the sections. `links` stand at its top."""
+
+    heading: Heading
+    time: TimeRange
     variables: Sequence[Variable]
     panels: Sequence[Panel]
-    time: TimeRange
+    sections: Sequence[Section] = ()
+    links: Sequence[Link] = ()
+    annotations: Sequence[Annotation] = ()
+
+    @property
+    def uid(self) -> str:
+        return self.heading.uid
 
     def to_dict(self) -> Json:
-        positions = lay_out(self.panels)
-        numbered = enumerate(zip(self.panels, positions, strict=True), start=1)
         return {
-            "uid": self.uid,
-            "title": self.title,
-            "description": self.description,
-            "tags": list(self.tags),
+            "uid": self.heading.uid,
+            "title": self.heading.title,
+            "description": self.heading.description,
+            "tags": list(self.heading.tags),
             "schemaVersion": SCHEMA_VERSION,
             "version": 1,
             "editable": True,
@@ -239,12 +246,40 @@ class Dashboard:
             "timezone": "browser",
             "time": {"from": self.time.start, "to": self.time.end},
             "refresh": self.time.refresh,
-            "annotations": {"list": []},
-            "links": [],
+            "annotations": {"list": [annotation.to_dict() for annotation in self.annotations]},
+            "links": [_link_at_the_top(link) for link in self.links],
             "templating": {"list": [variable.to_dict() for variable in self.variables]},
-            "panels": [panel.to_dict(panel_id, position) for panel_id, (panel, position) in numbered],
+            "panels": _numbered(self.panels, self.sections),
         }
 
     def to_json(self) -> str:
         """The text of the dashboard file: keys sorted, one trailing newline."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _link_at_the_top(link: Link) -> Json:
+    """It keeps the time range, and of the variables those that its url names."""
+    fixed = {"type": "link", "icon": "dashboard", "tags": [], "asDropdown": False, "targetBlank": False}
+    return {**link.to_dict(), **fixed, "tooltip": "", "keepTime": True, "includeVars": False}
+
+
+def _numbered(panels: Sequence[Panel], sections: Sequence[Section]) -> list[Json]:
+    """All panels with their ids and places, a heading before each section."""
+    ids = itertools.count(1)
+    top = 0
+
+    def placed(panels: Sequence[Panel]) -> list[Json]:
+        nonlocal top
+        positions = lay_out(panels, top)
+        top = max((position["y"] + position["h"] for position in positions), default=top)
+        return [panel.to_dict(next(ids), position) for panel, position in zip(panels, positions, strict=True)]
+
+    made = placed(panels)
+    for section in sections:
+        place = {"x": 0, "y": top, "w": GRID_COLUMNS, "h": 1}
+        row: Json = {"id": next(ids), "type": "row", "title": section.title, "gridPos": place}
+        top += 1
+        inside = placed(section.panels)
+        made.append({**row, "collapsed": section.folded, "panels": inside if section.folded else []})
+        made += [] if section.folded else inside
+    return made

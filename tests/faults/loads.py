@@ -157,6 +157,7 @@ def warm_up() -> None:
     import orjson  # noqa: F401
 
     import metriclog.background
+    import metriclog.derived
     import metriclog.transport  # noqa: F401
 
 

@@ -2,7 +2,7 @@
 
 Accepted is what a load generator noted after `log()` had returned. The server is asked in InfluxQL, apart from
 metriclog's own reader. The journal stands between the two: what was accepted must be in it, and what is in it must be
-on the server, or beyond the ack, or in the quarantine file.
+on the server, or beyond the ack, or in the quarantine file. What was derived from it is held apart, see `derivation`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from metriclog import directory, testing
+from metriclog import directory, levels, testing
 from metriclog.acks import load_ack
 from metriclog.points import Field, Point, parse_line
 from metriclog.replay import JournalReader
@@ -25,6 +25,7 @@ from metriclog.settings import Settings
 from metriclog.transport import Transport
 from tests.servers.api import Influx
 
+DERIVED = (*levels.MEASUREMENTS, "summary")
 MEASUREMENTS = ("metrics", "runs", "params", "events", "delivery")
 SLOT_NS = 64  # metriclog gives the lowest bits of a time stamp to the process
 
@@ -95,11 +96,11 @@ def check_conservation(
     target = Transport(settings).target
     pending = {_key(point) for path in paths for point in testing.read_points(path, load_ack(path, target).position)}
     quarantined = {_key(point) for path in paths for point in _quarantined(path)}
-    server = {} if influx is None else server_points(influx)
-    server = {key: fields for key, fields in server.items() if ("run", known.get("foreign_run")) not in key[1]}
+    found, foreign = server_points(influx) if influx else {}, ("run", known.get("foreign_run"))
+    there = {key: fields for key, fields in found.items() if foreign not in key[1]}
+    server = {key: fields for key, fields in there.items() if key[0] not in DERIVED}
 
-    said = [loss for path in paths for loss in _losses(path)]
-    counted, gone = sum(loss["dropped"] for loss in said), sum(loss.get("gone", 0) for loss in said)
+    counted, gone = _said_lost(paths)
     # What was delivered and then deleted from the journal is on the server, or in quarantine, and nowhere else.
     forgotten = {key: fields for key, fields in server.items() if key not in journal}
     if len(forgotten) + len(quarantined - journal.keys()) != gone:
@@ -110,20 +111,31 @@ def check_conservation(
     assert altered == [], f"{len(altered)} points on the server are not as they were logged: {altered[:3]}"
     lost = journal.keys() - server.keys() - pending - quarantined
     assert len(lost) == known.get("wiped", 0), f"{len(lost)} points are acknowledged but nowhere: {sorted(lost)[:3]}"
-    both = {key for key in quarantined & server.keys() if server[key] == journal.get(key)}
-    assert not both, "a point is on the server and in quarantine"
+    both = [key for key in quarantined & server.keys() if server[key] == journal.get(key)]
+    assert not both, f"{len(both)} points are on the server and in quarantine: {both[:3]}"
     _check_accepted(list(accepted), journal | forgotten, known)
+    if influx is not None:
+        from tests.faults.derivation import check_derived  # numpy: not for the programs that log
+
+        check_derived(paths, target, there, forgotten, complete=not (pending or quarantined or lost))
     tally = Tally(len(journal), len(server), len(pending), len(quarantined), counted, gone)
-    if stats:
-        _check_counts(tally, stats, dropped)
+    _check_counts(tally, stats, dropped)
     return tally
 
 
 def _check_counts(tally: Tally, stats: Sequence[Mapping[str, Any]], dropped: int) -> None:
+    if not stats:
+        return
     counts = {name: sum(one[name] for one in stats) for name in ("accepted", "dropped", "quarantined", "pending")}
     assert counts["dropped"] == tally.dropped == dropped, f"{counts}, {tally}: dropped is {dropped}"
     assert counts["accepted"] == tally.journal + tally.gone + dropped, f"{counts}, {tally}"
     assert (counts["pending"], counts["quarantined"]) == (tally.pending, tally.quarantined), f"{counts}, {tally}"
+
+
+def _said_lost(paths: Iterable[Path]) -> tuple[int, int]:
+    """What the journals say was dropped, and what was delivered and then deleted from them."""
+    said = [loss for path in paths for loss in _losses(path)]
+    return sum(loss["dropped"] for loss in said), sum(loss.get("gone", 0) for loss in said)
 
 
 def _losses(path: Path) -> Iterable[Mapping[str, int]]:

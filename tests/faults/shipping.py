@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import metriclog
-from metriclog import directory, quarantine
+from metriclog import directory, quarantine, standing
+from metriclog.acks import load_ack
 from metriclog.background import ship_directory
 from metriclog.errors import ServerError
 from metriclog.journal import Journal
+from metriclog.replay import owner_is_alive
 from metriclog.settings import Settings
 from metriclog.transport import Transport
 from tests.faults.loads import EXPERIMENT, address, log_step
@@ -54,6 +56,15 @@ def check_all_delivered(accepted: list[Accepted], settings: Settings, influx: In
     """Nothing is pending or in quarantine, and the server holds exactly what the journal holds."""
     tally = check_conservation(accepted, settings, influx)
     assert (tally.pending, tally.quarantined, tally.server) == (0, 0, tally.journal)
+    assert not list(unfinished(settings)), "the roll-ups of its end are not there"
+
+
+def unfinished(settings: Settings) -> Iterator[Path]:
+    """The directories of dead processes whose last roll-ups are still to be sent."""
+    target = Transport(settings).target
+    for path in directory.process_directories(settings.dir):
+        if not owner_is_alive(path) and not standing.is_finished(path, target, load_ack(path, target).position):
+            yield path
 
 
 def kept_reasons(settings: Settings) -> dict[str, str]:

@@ -46,7 +46,8 @@ KINDS = {
     "open": "/^open(at)?$", "allocate": "fallocate", "map": "mmap", "rename": "/^rename", "cut": "/^truncate",
     "flush": "/^(msync|fdatasync)$", "delete": "/^unlink", "write": "write", "fsync": "fsync",
 }  # fmt: skip
-ROLES = {"ack": "/ack-", "gone": ".gone", "spare": ".spare", "segment": ".seg"}  # and what shows them in a path
+# What a call is about, and what shows that in a path.
+ROLES = {"ack": "/ack-", "standing": "/derived-", "gone": ".gone", "spare": ".spare", "segment": ".seg"}
 _CALL = re.compile(r"^(\d+) +\w+\(.*$", re.M)
 
 
@@ -68,7 +69,7 @@ LOADS = {
     "rolls": Load(1000),
     "drops": Load(1400, bounds={"journal_max_bytes": 48 << 10}),
     "acks": Load(500, flush_every=20),
-    "retains": Load(1400, flush_every=350, bounds={"retain_bytes": 0}),
+    "retains": Load(1400, flush_every=350, bounds={"retain_bytes": 0, "flush_interval_s": 1}),  # few acks in between
     "syncs": Load(0),
 }
 
@@ -112,6 +113,7 @@ def _serve(orders: socket.socket) -> None:
     import influxdb_client.service.write_service  # noqa: F401 - warm, as the next
     import orjson  # noqa: F401
 
+    import metriclog.derived
     import metriclog.transport  # noqa: F401
 
     while True:

@@ -20,15 +20,15 @@ def metric(tags: Mapping[str, str], step: int, value: float | None, time_ns: int
     return line("metrics", tags, f"{what},step={step}i,elapsed={1000 * step + 40}i", time_ns)
 
 
-def run_state(tags: Mapping[str, str], status: str, steps: int, time_ns: int) -> str:
+def run_state(tags: Mapping[str, str], status: str, steps: int, time_ns: int, resolution: str = "metrics") -> str:
     """A heartbeat in `runs`, with every field."""
-    running, ended_ms, to = 1, 0, "now"
+    running, to = 1, "now"
+    ended_ms = time_ns // 1_000_000  # of a run that goes on, the time of its last sign of life
     if status != "running":
-        running, ended_ms = 0, time_ns // 1_000_000
-        to = str(ended_ms + 1)
+        running, to = 0, str(ended_ms + 1)
     fields = (
         f'running={running}i,status="{status}",started={START_NS // 1_000_000}i,ended={ended_ms}i,to="{to}",'
-        f'steps={steps}i,host="h1",pid=17i,attempt=1i'
+        f'steps={steps}i,resolution="{resolution}",host="h1",pid=17i,attempt=1i'
     )
     return line("runs", tags, fields, time_ns)
 

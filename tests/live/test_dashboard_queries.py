@@ -1,207 +1,227 @@
-"""Every query of every dashboard on a real InfluxDB, after what Grafana does to it: which columns, how many rows."""
+"""Every query of every dashboard on a real InfluxDB, after what Grafana does to it: which columns, how many rows.
+
+Here: that each of them answers, the menus, and the tables. The curves are in test_dashboard_curves.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from metriclog import influxql
-from metriclog.grafana.dashboards import all_dashboards
-from tests.grafana_interpolation import Value, interpolate
-from tests.live.lines import SECOND_NS, START_NS, metric, run_state
+from metriclog import dashboard_queries as queries
+from tests.grafana_interpolation import Value
+from tests.live import dashboard_data as data
+from tests.live.dashboard_page import Page, Row
+from tests.live.lines import SECOND_NS, START_NS, run_state
 from tests.servers.api import Influx
 
-EXPERIMENT = 'digits/v1.2 - it\'s "new" +aug'
-PLAIN, RESUMED, RANKED = "lr0.1-k3f9", "2026-11-23_lr0.1", "ranks.r3-x"
-LOSS, ACCURACY = "train/loss", 'val acc. (top-5) + it\'s "best"'
-FROM_MS = START_NS // 1_000_000 - 60_000
-TO_MS = FROM_MS + 600_000
+DAY_MS = 86_400_000
 
-DASHBOARDS = {name: made.to_dict() for name, made in all_dashboards().items()}
-TARGETS = {
-    (name, panel["title"], target["refId"]): target["query"]
-    for name, made in DASHBOARDS.items()
-    for panel in made["panels"]
-    for target in panel["targets"]
-}
-MENUS = {
-    (name, variable["name"]): variable["query"]["query"]
-    for name, made in DASHBOARDS.items()
-    for variable in made["templating"]["list"]
-    if variable["type"] == "query"
-}
-every_query = pytest.mark.parametrize(
-    "query", [pytest.param(query, id=":".join(key)) for key, query in (*TARGETS.items(), *MENUS.items())]
-)
+# The state of a run is asked for twice, as one that is silent and as one that is not, and found once.
+MAY_BE_EMPTY = {"Run ${run}:state"}
 
 
-@pytest.fixture
-def filled(influx: Influx) -> Influx:
-    """Three runs of one experiment, one with a NaN, one resumed, one of three ranks; and another experiment."""
-    lines = [*_plain_run(), *_resumed_run(), *_ranked_run(), *_other_experiment()]
-    influx.write("\n".join(lines))
-    return influx
+every_page = pytest.mark.parametrize("name", ["runs", "compare", "run", "delivery"])
 
 
-def _tags(run: str, name: str, **more: str) -> dict[str, str]:
-    return {"experiment": EXPERIMENT, "run": run, "metric": name, **more}
+# --- Each query answers -----------------------------------------------------------------------------------------------
 
 
-def _plain_run() -> list[str]:
-    losses = [2.0, 1.0, None, 0.5]
-    times = [START_NS + step * SECOND_NS for step in range(4)]
-    return [
-        *(metric(_tags(PLAIN, LOSS), step, losses[step], times[step]) for step in range(4)),
-        *(metric(_tags(PLAIN, ACCURACY), step, 0.25 * step, times[step]) for step in range(4)),
-        run_state({"experiment": EXPERIMENT, "run": PLAIN}, "running", 2, times[1]),
-        run_state({"experiment": EXPERIMENT, "run": PLAIN}, "finished", 4, times[3]),
-    ]
+@every_page
+def test_every_query_finds_something_in_a_filled_bucket(filled: Influx, name: str) -> None:
+    one_run = {"run": data.FULL} if name == "run" else {}
+    page = Page(filled, name, experiment=data.EXPERIMENT, baseline=data.FULL, **one_run)
+    for key, query in page.queries():
+        drawn = ((data.LOSS, "loss"), ("broken/loss", "broken/loss"))  # one is all finite, the other all NaN
+        found = [page.ask(query, metric_drawn=metric, quantity=quantity) for metric, quantity in drawn]
+        assert any(found) or key in MAY_BE_EMPTY, key
 
 
-def _resumed_run() -> list[str]:
-    """Steps 0 to 3, then 2 to 5 once more with other values."""
-    steps = [0, 1, 2, 3, 2, 3, 4, 5]
-    return [
-        *(metric(_tags(RESUMED, LOSS), step, 10.0 + i, START_NS + i * SECOND_NS) for i, step in enumerate(steps)),
-        run_state({"experiment": EXPERIMENT, "run": RESUMED}, "running", 6, START_NS + 8 * SECOND_NS),
-    ]
+@every_page
+def test_every_menu_of_a_filled_bucket_offers_something(filled: Influx, name: str) -> None:
+    page = Page(filled, name, **({"run": data.FULL} if name == "run" else {}))
+    assert [variable for variable, offered in page.menus.options.items() if not offered] == []
 
 
-def _ranked_run() -> list[str]:
+@every_page
+def test_an_empty_bucket_is_no_error(influx: Influx, name: str) -> None:
+    """With empty menus the variables are empty: All of no values is the pattern `()`."""
+    page = Page(influx, name)
+    for key, query in page.queries():
+        assert page.ask(query, metric_drawn="", quantity="") == [], key
+
+
+@every_page
+def test_a_time_range_without_points_is_empty(filled: Influx, name: str) -> None:
+    """Menus may know more: the server looks for names a whole shard at a time."""
+    long_ago = (data.FROM_MS - 60 * DAY_MS, data.FROM_MS - 50 * DAY_MS)
+    page = Page(filled, name, long_ago, experiment=data.EXPERIMENT, run=[data.PLAIN])
+    for key, query in page.queries():
+        assert page.ask(query, metric_drawn=data.LOSS, quantity="loss") == [], key
+
+
+@every_page
+def test_names_of_all_kinds_reach_the_server_whole(filled: Influx, name: str) -> None:
+    page = Page(filled, name, experiment=data.EXPERIMENT)
+    assert data.FOREIGN not in page.menus.options["run"]
+    assert set(page.menus.options["experiment"]) == {data.EXPERIMENT, data.OTHER_EXPERIMENT}
+
+
+# --- Menus ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_run_comes_first(filled: Influx) -> None:
+    offered = Page(filled, "run").menus.options["run"]
+    assert offered[:3] == [data.LIVE, data.LONG, data.FULL]
+    assert Page(filled, "run").menus.chosen("run") == [data.LIVE]
+
+
+def test_all_runs_of_the_menus_are_those_that_the_filters_leave(filled: Influx) -> None:
+    def found(**chosen: Value) -> set[str]:
+        return set(Page(filled, "runs", **chosen).menus.chosen("run"))
+
+    everything = {data.PLAIN, data.RESUMED, data.LIVE, data.FAILED, data.FULL, data.LONG}
+    assert found(experiment=data.EXPERIMENT) == everything, (
+        "also those without a model, and one that has logged nothing"
+    )
+    assert found() == everything | {data.FOREIGN}
+    assert found(model=[data.MODEL]) == {data.PLAIN, data.FULL}
+    assert found(dataset=["mnist"]) == {data.FAILED}
+    assert found(model=["cnn"], dataset=[data.DATASET]) == set()
+    assert found(status=["failed"]) == {data.FAILED}
+    assert found(status=["running", "failed"]) == {data.FAILED, data.LIVE, data.FULL}
+    assert found(status=["finished"], model=[data.MODEL, "cnn"]) == {data.PLAIN}
+
+
+def test_at_most_twenty_runs_are_drawn_the_newest_of_those_chosen(influx: Influx) -> None:
     points = [
-        metric(_tags(RANKED, LOSS, rank=str(rank)), step, 100.0 * rank + step, START_NS + step * SECOND_NS)
-        for rank in range(3)
-        for step in range(3)
+        run_state({"experiment": "e", "run": f"run-{i:02d}"}, "finished", 1, START_NS + i * SECOND_NS)
+        for i in range(25)
     ]
-    return [*points, run_state({"experiment": EXPERIMENT, "run": RANKED}, "failed", 3, START_NS + 3 * SECOND_NS)]
+    influx.write("\n".join(points))
+    assert Page(influx, "compare").menus.chosen("run_drawn") == [f"run-{i:02d}" for i in range(24, 4, -1)]
+    assert Page(influx, "compare", run=["run-01", "run-00"]).menus.chosen("run_drawn") == ["run-01", "run-00"]
 
 
-def _other_experiment() -> list[str]:
-    tags = {"experiment": "digits", "run": "foreign"}
-    return [metric({**tags, "metric": "other"}, 0, 1.0, START_NS), run_state(tags, "finished", 1, START_NS)]
+def test_only_parameters_that_are_numbers_have_an_axis(filled: Influx) -> None:
+    assert Page(filled, "compare").menus.options["param"] == ["lr", "seed", "steps"]
 
 
-def ask(influx: Influx, query: str, **variables: Value) -> list[dict[str, Any]]:
-    """The rows of a query as Grafana would send it; `time` in ms as Grafana asks for it."""
-    chosen: dict[str, Value] = {"experiment": EXPERIMENT, "run": [PLAIN, RESUMED, RANKED], "x": influxql.X_AXES["step"]}
-    text = interpolate(query, {**chosen, **variables}, FROM_MS, TO_MS, 15_000)
-    series = influx.query(text, epoch="ms")["results"][0].get("series", [])
-    return [
-        {**one.get("tags", {}), **dict(zip(one["columns"], row, strict=True))}
-        for one in series
-        for row in one["values"]
-    ]
+def test_the_longest_run_says_how_fine_the_curves_are(filled: Influx) -> None:
+    def resolution(**chosen: Value) -> str:
+        return Page(filled, "compare", **chosen).menus.interpolate("${resolution:raw}")
+
+    assert resolution(run=[data.PLAIN, data.FULL]) == "(metrics)"
+    assert resolution(run=[data.PLAIN, data.LONG]) == "(metrics_10000)"
 
 
-def points_of(rows: list[dict[str, Any]], run: str) -> list[tuple[float, float | None]]:
-    return [(row["x"], row["value"]) for row in rows if row["run"] == run]
+def test_a_quantity_is_what_the_names_on_all_splits_share(filled: Influx) -> None:
+    quantities = Page(filled, "run", run=data.PLAIN).menus.options["quantity"]
+    assert quantities == ["loss", 'acc. (top-5) + it\'s "best"']
 
 
-def test_curves_have_the_columns_that_the_transformations_name(filled: Influx) -> None:
-    rows = ask(filled, influxql.CURVES_BY_RUN, metric=LOSS)
-    assert {frozenset(row) for row in rows} == {frozenset({"time", "run", "x", "value"})}
-    assert {row["run"] for row in rows} == {PLAIN, RESUMED, RANKED}
+# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_nan_step_is_no_row_so_that_it_is_not_drawn_as_zero(filled: Influx) -> None:
-    rows = ask(filled, influxql.CURVES_BY_RUN, metric=LOSS)
-    assert points_of(rows, PLAIN) == [(0, 2.0), (1, 1.0), (3, 0.5)]
+def rows_by_run(rows: list[Row]) -> dict[str, Row]:
+    assert len({row["run"] for row in rows}) == len(rows)
+    return {row["run"]: row for row in rows}
 
 
-def test_without_the_guard_the_nan_step_would_be_a_row_of_null(filled: Influx) -> None:
-    """The reason for the guard: if this fails, `"value" = "value"` may not be needed any more."""
-    unguarded = influxql.CURVES_BY_RUN.replace('AND "value" = "value" ', "")
-    assert points_of(ask(filled, unguarded, metric=LOSS), PLAIN)[2] == (2, None)
-
-
-def test_a_resumed_run_gives_each_row_and_the_newest_of_a_step_last(filled: Influx) -> None:
-    rows = points_of(ask(filled, influxql.CURVES_BY_RUN, metric=LOSS), RESUMED)
-    assert [x for x, _ in rows] == [0, 1, 2, 3, 2, 3, 4, 5]
-    assert dict(rows) == {0: 10.0, 1: 11.0, 2: 14.0, 3: 15.0, 4: 16.0, 5: 17.0}
-
-
-def test_of_several_ranks_rank_0_is_drawn(filled: Influx) -> None:
-    assert points_of(ask(filled, influxql.CURVES_BY_RUN, metric=LOSS), RANKED) == [(0, 0.0), (1, 1.0), (2, 2.0)]
-
-
-def test_one_chosen_run_gives_that_run_alone(filled: Influx) -> None:
-    rows = ask(filled, influxql.CURVES_BY_RUN, metric=LOSS, run=[RESUMED])
-    assert {row["run"] for row in rows} == {RESUMED}
-
-
-def test_a_metric_with_signs_in_its_name_gives_its_own_rows(filled: Influx) -> None:
-    rows = ask(filled, influxql.CURVES_BY_RUN, metric=ACCURACY)
-    assert points_of(rows, PLAIN) == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)]
-    assert len(rows) == 4
-
-
-@pytest.mark.parametrize(
-    ("label", "expected"),
-    [
-        ("step", [0, 1, 3]),
-        ("seconds since start", [0, 1, 3]),
-        ("minutes since start", [0, 0, 0.1]),
-        ("hours since start", [0, 0, 0]),
-    ],
-)
-def test_every_x_axis_gives_numbers_that_are_rounded(filled: Influx, label: str, expected: list[float]) -> None:
-    rows = ask(filled, influxql.CURVES_BY_RUN, metric=LOSS, run=[PLAIN], x=influxql.X_AXES[label])
-    assert [row["x"] for row in rows] == expected
-
-
-def test_the_table_has_one_row_a_run_with_its_newest_state(filled: Influx) -> None:
-    rows = {row["run"]: row for row in ask(filled, influxql.RUNS_TABLE)}
-    assert {frozenset(row) for row in rows.values()} == {frozenset({"time", "run", "status", "started", "steps", "to"})}
-    assert {run: (row["status"], row["steps"]) for run, row in rows.items()} == {
-        PLAIN: ("finished", 4),
-        RESUMED: ("running", 6),
-        RANKED: ("failed", 3),
+def test_a_run_has_one_row_with_its_newest_state(filled: Influx) -> None:
+    rows = rows_by_run(Page(filled, "runs").ask(queries.run_states("run")))
+    columns = {"time", "experiment", "run", "__status", "__started", "__duration", "__steps", "__to"}
+    assert {frozenset(row) for row in rows.values()} == {frozenset(columns)}
+    assert {run: (row["__status"], row["__steps"]) for run, row in rows.items()} == {
+        data.PLAIN: ("finished", 12),
+        data.RESUMED: ("finished", 6),
+        data.LIVE: ("running", 0),
+        data.FAILED: ("failed", 3),
+        data.LONG: ("finished", 10_000_000),
+        data.FOREIGN: ("finished", 2),
     }
-    assert rows[PLAIN]["started"] == START_NS // 1_000_000
-    assert rows[PLAIN]["to"] == str(START_NS // 1_000_000 + 3001)
-    assert rows[RESUMED]["to"] == "now"
+    started_ms = START_NS // 1_000_000
+    assert (rows[data.PLAIN]["__started"], rows[data.PLAIN]["__duration"]) == (started_ms, 12)
+    assert rows[data.PLAIN]["__to"] == str(started_ms + 12_001)
+    assert rows[data.LIVE]["__to"] == "now" and rows[data.LIVE]["__duration"] == 580
+    assert rows[data.FOREIGN]["experiment"] == data.OTHER_EXPERIMENT
 
 
-def test_the_table_counts_the_nan_of_every_run_that_has_one(filled: Influx) -> None:
-    rows = ask(filled, influxql.NONFINITE_BY_RUN)
-    assert [(row["run"], row["nonfinite"]) for row in rows] == [(PLAIN, 1)]
+def test_a_silent_run_is_in_the_other_query_with_the_same_columns_and_a_number_as_its_status(filled: Influx) -> None:
+    page = Page(filled, "runs")
+    (row,) = page.ask(queries.silent_runs("run"))
+    assert (row["run"], row["__status"], row["__duration"], row["__to"]) == (data.FULL, 0, 315, "now")
+    assert row.keys() == page.ask(queries.run_states("run"))[0].keys()
 
 
 def test_in_the_range_that_a_runs_link_opens_its_last_state_is_still_there(filled: Influx) -> None:
-    row = next(row for row in ask(filled, influxql.RUNS_TABLE) if row["run"] == PLAIN)
-    text = interpolate(influxql.RUNS_TABLE, {"experiment": EXPERIMENT}, row["started"], int(row["to"]), 1)
-    states = {found["run"]: found["status"] for found in filled.rows(text)}
-    assert states[PLAIN] == "finished"
+    row = rows_by_run(Page(filled, "runs").ask(queries.run_states("run")))[data.PLAIN]
+    page = Page(filled, "run", (row["__started"], int(row["__to"])), run=data.PLAIN)
+    (found,) = page.ask(queries.run_states("run"))
+    assert found["__status"] == "finished"
 
 
-@pytest.mark.parametrize(
-    ("menu", "expected"),
-    [
-        (influxql.EXPERIMENT_MENU, {EXPERIMENT, "digits"}),
-        (influxql.RUN_MENU, {PLAIN, RESUMED, RANKED}),
-        (influxql.METRIC_MENU, {LOSS, ACCURACY}),
-    ],
-)
-def test_a_menu_offers_the_names_of_the_chosen_experiment(filled: Influx, menu: str, expected: set[str]) -> None:
-    assert {row["value"] for row in ask(filled, menu)} == expected
+def test_values_that_are_not_finite_are_counted_a_run(filled: Influx) -> None:
+    rows = Page(filled, "runs").ask(queries.nonfinite_counts("run"))
+    assert {row["run"]: row["__nonfinite"] for row in rows} == {data.PLAIN: 1, data.FAILED: 3, data.FULL: 60}
 
 
-@every_query
-def test_every_query_finds_something_in_a_filled_bucket(filled: Influx, query: str) -> None:
-    assert ask(filled, query, metric=LOSS)
+def test_the_last_value_of_a_metric_is_that_of_rank_0_and_finite(filled: Influx) -> None:
+    rows = Page(filled, "runs").ask(queries.last_values("run"))
+    last = {(row["run"], row["metric"]): row["last"] for row in rows}
+    assert last[data.PLAIN, data.LOSS] == 0.4
+    assert last[data.FULL, data.LOSS] == 29.0, "rank 1 would have 129"
+    assert (data.FULL, "broken/loss") not in last and (data.FAILED, data.LOSS) not in last
+    assert last[data.PLAIN, data.ACCURACY] == 0.75
 
 
-@every_query
-@pytest.mark.parametrize("nothing", ["", []], ids=["no choice", "all of none"])
-def test_an_empty_bucket_is_no_error(influx: Influx, query: str, nothing: Value) -> None:
-    """With empty menus the variables are empty: All of no values is the pattern `()`."""
-    assert ask(influx, query, experiment="", run=nothing, metric=nothing) == []
+@pytest.mark.parametrize(("best", "loss", "validation"), [("min", 0.4, 0.75), ("max", 2.0, 2.5)])
+def test_the_best_value_is_over_all_models_and_the_whole_run(
+    filled: Influx, best: str, loss: float, validation: float
+) -> None:
+    rows = Page(filled, "runs", best=best).ask(queries.BEST_VALUES)
+    found = {(row["run"], row["metric"]): row["best"] for row in rows}
+    assert found[data.PLAIN, data.LOSS] == loss
+    assert found[data.PLAIN, data.VALIDATION] == validation
 
 
-@every_query
-def test_a_time_range_without_points_is_empty(filled: Influx, query: str) -> None:
-    """Menus may know more: the server looks for names a whole shard at a time."""
-    values: dict[str, Value] = {"experiment": EXPERIMENT, "run": [PLAIN], "metric": LOSS, "x": influxql.X_AXES["step"]}
-    text = interpolate(query, values, FROM_MS - 86_400_000 * 60, FROM_MS - 86_400_000 * 50, 15_000)
-    assert filled.rows(text) == []
+def test_a_chosen_model_has_its_own_values(filled: Influx) -> None:
+    rows = Page(filled, "runs", model=["ema"]).ask(queries.last_values("run"))
+    assert [(row["run"], row["metric"], row["last"]) for row in rows] == [(data.PLAIN, data.VALIDATION, 0.75)]
+
+
+def test_parameters_are_numbers_or_texts(filled: Influx) -> None:
+    page = Page(filled, "runs", run=[data.PLAIN])
+    numbers = {row["param"]: row["number"] for row in page.ask(queries.param_values("number", "run"))}
+    texts = {row["param"]: row["text"] for row in page.ask(queries.param_values("text", "run"))}
+    assert numbers == {"lr": 0.1, "seed": 1.0, "steps": 12.0} and texts == {"optimizer": "sgd"}
+
+
+def test_parameters_that_differ_have_more_than_one_value(filled: Influx) -> None:
+    page = Page(filled, "compare", run=[data.PLAIN, data.RESUMED])
+    variety = {
+        row["param"]: row["__variety"] for kind in ("number", "text") for row in page.ask(queries.param_variety(kind))
+    }
+    assert variety == {"lr": 2, "seed": 1, "steps": 1, "optimizer": 2}
+
+
+def test_events_come_newest_first_with_their_run_and_metric(filled: Influx) -> None:
+    rows = Page(filled, "runs", run=[data.PLAIN, data.RESUMED]).ask(queries.newest_events(3))
+    assert [(row["run"], row["kind"], row["metric"]) for row in rows] == [
+        (data.PLAIN, "finish", None),
+        (data.RESUMED, "resume", None),
+        (data.PLAIN, "nonfinite", data.LOSS),
+    ]
+    assert rows[0].keys() == {"time", "kind", "run", "step", "metric", "title", "text", "level"}
+
+
+def test_the_values_of_a_baseline_are_one_a_metric(filled: Influx) -> None:
+    page = Page(filled, "compare", run=[data.PLAIN, data.RESUMED], baseline=data.RESUMED)
+    assert [(row["metric"], row["base"]) for row in page.ask(queries.BASELINE_VALUES)] == [(data.LOSS, 17.0)]
+
+
+def test_a_parameter_and_a_final_value_meet_by_run(filled: Influx) -> None:
+    page = Page(filled, "compare", param="lr")
+    params = {row["run"]: row["param"] for row in page.ask(queries.PARAM_BY_RUN)}
+    values = {row["run"]: row["value"] for row in page.ask(queries.FINAL_BY_RUN, metric_drawn=data.LOSS)}
+    assert params == {data.PLAIN: 0.1, data.RESUMED: 0.2, data.FULL: 0.3}
+    assert values.keys() >= params.keys()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -161,3 +162,14 @@ class Influx:
         params = {"org": self.org, "name": self.bucket}
         found = self._server.call_json("GET", "/api/v2/buckets", params=params)["buckets"]
         return str(found[0]["id"]) if found else None
+
+
+@contextmanager
+def new_bucket(server: Server) -> Iterator[Influx]:
+    """An empty bucket of one's own; gone afterwards, with its points."""
+    bucket = Influx(server, f"test-{secrets.token_hex(6)}")
+    bucket.create_bucket()
+    try:
+        yield bucket
+    finally:
+        bucket.delete_bucket()

@@ -58,7 +58,7 @@ def ensure(say: Say) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     # Two test runs that start together build once: the second waits here and then finds the binary.
-    with _locked(target.parent / "build.lock"):
+    with locked(target.parent / "build.lock"):
         if not target.exists():
             _build(target, say)
     return target
@@ -118,7 +118,8 @@ def tail(log: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file: of two processes one waits."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -86,7 +86,7 @@ def find_own(say: build.Say) -> Own:
     """As `find`, for a server that a test may stop and kill: never somebody else's."""
     if found := shutil.which("influxd"):
         return Binary(Path(found))
-    if _docker_works():
+    if docker_works():
         return Image(f"influxdb:{build.version()}")
     if build.binary().exists() or build.tools_present():
         return Binary(build.ensure(say))
@@ -95,7 +95,8 @@ def find_own(say: build.Say) -> Own:
     )
 
 
-def _docker_works() -> bool:
+def docker_works() -> bool:
+    """Whether there is a docker here with an engine behind it."""
     if shutil.which("docker") is None:
         return False
     try:
@@ -200,22 +201,22 @@ class ContainerInstance:
 
     def _create(self) -> None:
         command = ("create", "--name", self._name, "--publish", self._publish, self._image)
-        _docker(*command, "--reporting-disabled", "--log-level=error")
+        docker(*command, "--reporting-disabled", "--log-level=error")
 
     def start(self) -> None:
-        _docker("start", self._name)
+        docker("start", self._name)
 
     def stop(self) -> None:
-        _docker("stop", self._name)
+        docker("stop", self._name)
 
     def kill(self) -> None:
-        _docker("kill", self._name)
+        docker("kill", self._name)
 
     def pause(self) -> None:
-        _docker("pause", self._name)
+        docker("pause", self._name)
 
     def resume(self) -> None:
-        _docker("unpause", self._name)
+        docker("unpause", self._name)
 
     def wipe(self) -> None:
         self.close()
@@ -225,16 +226,17 @@ class ContainerInstance:
         return None
 
     def running(self) -> bool:
-        return _docker("inspect", "--format", "{{.State.Running}}", self._name).strip() == "true"
+        return docker("inspect", "--format", "{{.State.Running}}", self._name).strip() == "true"
 
     def output(self) -> str:
-        return _docker("logs", "--tail", str(build.TAIL_LINES), self._name)
+        return docker("logs", "--tail", str(build.TAIL_LINES), self._name)
 
     def close(self) -> None:
-        _docker("rm", "--force", "--volumes", self._name)
+        docker("rm", "--force", "--volumes", self._name)
 
 
-def _docker(*arguments: str) -> str:
+def docker(*arguments: str) -> str:
+    """What `docker …` printed. Raises StartError where it fails."""
     # Both streams in one: `docker logs` prints the server's own errors on the second.
     done = subprocess.run(
         ["docker", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,0 +1,1 @@
+"""The dashboards' transformations, run by Grafana's own package in node."""

@@ -24,7 +24,7 @@ class Delivery:
         self.done = done
         self.wake: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
-        self._refused: list[tuple[int, int, MetriclogError, str | None]] = []
+        self._refused: list[tuple[int, int, MetriclogError]] = []
         self._callbacks: list[tuple[int, Callable[[], None]]] = []
 
     @property
@@ -60,20 +60,20 @@ class Delivery:
     def refuse(self, start: int, end: int, reason: str) -> None:
         """The record that ends in (start, end] went into quarantine. Called before `advance`."""
         with self._changed:
-            first, last, error, words = self._refused[-1] if self._refused else (0, -1, None, None)
-            if error is not None and last == start and words == reason:  # thousands may be refused for one reason
-                self._refused[-1] = (first, end, error, words)
+            first, last, error = self._refused[-1] if self._refused else (0, -1, None)
+            if last == start and isinstance(error, QuarantinedError) and error.reason == reason:
+                self._refused[-1] = (first, end, error)  # one stretch: thousands may be refused for one reason
             else:
-                self._refused.append((start, end, QuarantinedError(reason), reason))
+                self._refused.append((start, end, QuarantinedError(reason)))
 
     def drop(self, start: int, end: int, error: MetriclogError) -> None:
         """The records that end in (start, end] were given up to make room."""
         with self._changed:
-            self._refused.append((start, end, error, None))
+            self._refused.append((start, end, error))
 
     def error_at(self, position: int) -> MetriclogError | None:
         """Why the record that ends at `position` was refused, or None."""
-        for start, end, error, _ in self._refused:
+        for start, end, error in self._refused:
             if start < position <= end:
                 return error
         return None

@@ -233,13 +233,14 @@ class Shipper:
         ended = not self._own and not owner_is_alive(self.directory)
         with self._reading:
             entries = self._reader.read(self._max_points, self._own.journal.readable if self._own else None)
+        full = sum(entry.points for _, entry in entries) >= self._max_points
         if self._own:
             at_end = self._own.journal.closed and self._reader.position >= self._own.journal.position
         else:
-            at_end = ended and sum(entry.points for _, entry in entries) < self._max_points
+            at_end = ended and not full
         if not entries and not (at_end and self._is_unfinished()):
             return None
-        self.behind = sum(entry.points for _, entry in entries) >= self._max_points
+        self.behind = full
         if entries:
             self._end = position_of(entries[-1][0], entries[-1][1].end)
         batch = Batch([], entries, self._end, at_end=at_end)

@@ -135,6 +135,13 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Every field of each measurement, in the order that `page_of_series` selects them."""
 
+OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
+    "metrics": frozenset({"value", "nonfinite"}),  # one of them
+    "params": frozenset({"number", "text"}),  # one of them
+    "events": frozenset({"value"}),
+}
+"""Fields that a point may lack; it has all others."""
+
 
 def runs_in(measurement: str) -> str:
     """The runs that have a point in a measurement, as rows `key, value`."""

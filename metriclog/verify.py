@@ -8,7 +8,8 @@ Reads everything a run has on both sides: the journals whole (10 to 30 bytes a p
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from metriclog.held import Held, Stored, stored_fields
 PAGE_POINTS = 200_000  # of one series in one query
 MAX_NAMED = 20  # differences named one by one; the rest is counted
 NAMED_OF_A_PAGE = 3
+TORN_READS, TORN_WAIT_S = 20, 0.05  # how often a page is asked again that holds a point half written, and how soon
 
 
 class Queryable(Protocol):
@@ -64,7 +66,7 @@ class Verdict:
             self.differences.append(difference)
 
 
-def verify(root: Path, run: str, server: Queryable) -> Verdict:
+def verify(root: Path, run: str, server: Queryable, *, sleep: Callable[[float], None] = time.sleep) -> Verdict:
     """Compare one run, dead or alive. Raises `RunNotFoundError`, and what the transport raises."""
     paths = process_directories(root, run)
     if not paths:
@@ -72,7 +74,7 @@ def verify(root: Path, run: str, server: Queryable) -> Verdict:
     verdict, held = Verdict(run), Held(paths, server.target)
     try:
         held.read()
-        _Comparison(held, _Server(server, run), verdict).run()
+        _Comparison(held, _Server(server, run, sleep), verdict).run()
     finally:
         held.close()
     return verdict
@@ -198,8 +200,8 @@ class _Comparison:
 class _Server:
     """What a server holds of a run."""
 
-    def __init__(self, server: Queryable, run: str) -> None:
-        self._server, self._run = server, run
+    def __init__(self, server: Queryable, run: str, sleep: Callable[[float], None]) -> None:
+        self._server, self._run, self._sleep = server, run, sleep
         self._tags: dict[Series, dict[str, str]] = {}  # with those that a series does not have, as ''
 
     def series(self) -> set[Series]:
@@ -213,14 +215,36 @@ class _Server:
         """The rows of one series in the order of time, and whether these are the last ones. At least one page."""
         tags, after_ns = self._tags.get(series), -1
         while tags is not None:
-            found = self._server.query(influxql.page_of_series(series[0], tags, after_ns, PAGE_POINTS))
-            rows = found[0]["values"] if found else []
+            rows = self._page(series[0], tags, after_ns)
             if len(rows) < PAGE_POINTS:
                 yield rows, True
                 return
             yield rows, False
             after_ns = rows[-1][0]
         yield [], True
+
+    def _page(self, measurement: str, tags: dict[str, str], after_ns: int) -> list[list[Any]]:
+        """The rows after an instant. InfluxDB shows a point while it takes it in, with some of its fields: ask again.
+
+        Until no point is torn, or the same ones as before still are: those are so for good.
+        """
+        before: set[int] | None = None
+        for _ in range(TORN_READS):
+            found = self._server.query(influxql.page_of_series(measurement, tags, after_ns, PAGE_POINTS))
+            rows: list[list[Any]] = found[0]["values"] if found else []
+            torn = {row[0] for row in rows if _is_torn(measurement, row)}
+            if not torn or torn == before:
+                break
+            before = torn
+            self._sleep(TORN_WAIT_S)
+        return rows
+
+
+def _is_torn(measurement: str, row: list[Any]) -> bool:
+    """Whether fields are missing that metriclog writes with every point."""
+    names = influxql.FIELDS[measurement]
+    missing = {name for name, value in zip(names, row[1:], strict=True) if value is None}
+    return not missing <= influxql.OPTIONAL.get(measurement, frozenset()) or missing >= {"value", "nonfinite"}
 
 
 def _tags(tags: dict[str, str]) -> tuple[tuple[str, str], ...]:

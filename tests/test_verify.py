@@ -323,3 +323,29 @@ def test_long_series_are_read_in_pages_and_nothing_falls_between_two(
 
 def test_every_measurement_that_metriclog_writes_is_compared(root: Path, folder: Path, shelf: Shelf) -> None:
     assert {point.measurement for point in points_of(folder)} <= influxql.FIELDS.keys()
+
+
+def test_a_point_that_the_server_shows_half_written_is_asked_for_again(root: Path, folder: Path) -> None:
+    shelf = Shelf(points_of(folder))
+    stamps = shelf.find("norm")
+    time_ns = max(stamps)
+    whole, stamps[time_ns] = stamps[time_ns], {"elapsed": stamps[time_ns]["elapsed"]}
+    waited: list[float] = []
+
+    def write_the_rest(seconds: float) -> None:
+        waited.append(seconds)
+        stamps[time_ns] = whole
+
+    verdict = verify(root, "r", shelf, sleep=write_the_rest)
+    assert (verdict.holds, verdict.delivered) == (True, total(folder))
+    assert len(waited) == 1
+
+
+def test_a_point_that_stays_half_written_is_altered(root: Path, folder: Path) -> None:
+    shelf = Shelf(points_of(folder))
+    stamps = shelf.find("norm")
+    del stamps[max(stamps)]["step"]
+    waited: list[float] = []
+    verdict = verify(root, "r", shelf, sleep=waited.append)
+    assert (verdict.holds, verdict.altered) == (False, 1)
+    assert len(waited) == 1

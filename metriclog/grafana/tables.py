@@ -78,14 +78,17 @@ def ordered(columns: Sequence[str], renamed: Mapping[str, str] | None = None, hi
     }
 
 
-def matrix(only: str, row: str, column: str, value: str) -> list[Transformation]:
-    """From rows (row, column, value) of one query to `__row` and one column for each name in `column`."""
+def matrix(only: str, row: str, column: str, value: str, of_several: str = "lastNotNull") -> list[Transformation]:
+    """From rows (row, column, value) of one query to `__row` and one column for each name in `column`.
+
+    `of_several` reduces the values of several rows to one.
+    """
     by = {"operation": "groupby", "aggregations": []}
-    kept = {"operation": "aggregate", "aggregations": ["lastNotNull"]}
+    kept = {"operation": "aggregate", "aggregations": [of_several]}
     key = f"__{row}"
-    shape = {"rowField": key, "columnField": column, "valueField": f"{value} (lastNotNull)", "emptyValue": "null"}
+    shape = {"rowField": key, "columnField": column, "valueField": f"{value} ({of_several})", "emptyValue": "null"}
     return [
-        # Not to group, but to shed the name that the data source gave: every column would carry it.
+        # Also where there is nothing to group, to shed the name that the data source gave: every column would carry it.
         Transformation("groupBy", {"fields": {row: by, column: by, value: kept}}, only),
         rename(row, key, only),
         Transformation("groupingToMatrix", shape, only),
@@ -117,7 +120,7 @@ def metric_columns() -> list[Transformation]:
     """
     best = "${best:text}"
     return [
-        *matrix("best", "run", "metric", "best"),
+        *matrix("best", "run", "metric", "best", "${best:raw}"),
         rename("(?!__run$)(.+)", f"$1 · {best}", _FROM_MATRIX),
         *matrix("last", "run", "metric", "last"),
         rename(f"(?!__run$)(?!.* · {best}$)(.+)", "$1 · last", _FROM_MATRIX),

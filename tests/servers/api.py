@@ -154,6 +154,14 @@ class Influx:
         """Gives a revoked token its rights again."""
         self._server.call_json("PATCH", f"/api/v2/authorizations/{self._token_ids[token]}", send={"status": "active"})
 
+    @property
+    def id(self) -> str:
+        """The bucket's id, by which InfluxDB names its folder. KeyError if there is no such bucket."""
+        found = self._bucket_id()
+        if found is None:
+            raise KeyError(self.bucket)
+        return found
+
     def _org_id(self) -> str:
         found = self._server.call_json("GET", "/api/v2/orgs", params={"org": self.org})
         return str(found["orgs"][0]["id"])

@@ -37,16 +37,29 @@ from metriclog.errors import (
 )
 
 if TYPE_CHECKING:
-    from metriclog import reader
+    from metriclog import exposition, reader
+    from metriclog.divergence import (
+        Explosion,
+        Finding,
+        GradientExplosion,
+        NonFinite,
+        Plateau,
+        RankSpread,
+        SlowDivergence,
+        Spike,
+    )
     from metriclog.receipts import Receipt
     from metriclog.run import Run
-    from metriclog.session import active_run, finish, init, log, log_metric, log_metrics
+    from metriclog.session import active_run, alert, finish, init, log, log_metric, log_metrics
     from metriclog.settings import Settings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DeliveryError",
+    "Explosion",
+    "Finding",
+    "GradientExplosion",
     "JournalError",
     "JournalFullError",
     "MetricNameError",
@@ -54,9 +67,12 @@ __all__ = [
     "MetriclogError",
     "MissingPackageError",
     "NoActiveRunError",
+    "NonFinite",
     "NotDeliveredError",
+    "Plateau",
     "QuarantinedError",
     "QueryError",
+    "RankSpread",
     "Receipt",
     "Run",
     "RunActiveError",
@@ -66,10 +82,14 @@ __all__ = [
     "ServerError",
     "Settings",
     "SettingsError",
+    "SlowDivergence",
+    "Spike",
     "StepError",
     "UsageError",
     "__version__",
     "active_run",
+    "alert",
+    "exposition",
     "finish",
     "init",
     "log",
@@ -83,15 +103,17 @@ _ROOMS = {
     "Receipt": "receipts",
     "Run": "run",
     "Settings": "settings",
-    **dict.fromkeys(("active_run", "finish", "init", "log", "log_metric", "log_metrics"), "session"),
+    **dict.fromkeys(("active_run", "alert", "finish", "init", "log", "log_metric", "log_metrics"), "session"),
+    **dict.fromkeys(("Explosion", "Finding", "GradientExplosion", "NonFinite"), "divergence"),
+    **dict.fromkeys(("Plateau", "RankSpread", "SlowDivergence", "Spike"), "divergence"),
 }
 
 
 if not TYPE_CHECKING:  # a type checker would take it for a yes to every name
 
     def __getattr__(name: str) -> object:
-        if name == "reader":
-            return importlib.import_module("metriclog.reader")
+        if name in ("exposition", "reader"):
+            return importlib.import_module(f"metriclog.{name}")
         if name not in _ROOMS:
             raise AttributeError(f"module 'metriclog' has no attribute {name!r}")
         found = getattr(importlib.import_module(f"metriclog.{_ROOMS[name]}"), name)

@@ -1,4 +1,4 @@
-"""The threads behind a run: one beats (run state, sync to disk), one ships. Daemons: the process may always end."""
+"""The threads behind a run: one beats (run state, sync to disk), one ships, one watches. Daemons: a process may end."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from metriclog.status import save_trouble
 logger = logging.getLogger("metriclog")
 
 LEFTOVER_EVERY_S = 30.0
+MOST_LOOK_S = 0.25  # at a stretch: whoever asks for the newest values need not wait longer
 SAVE_BUFFERED_S = 0.25  # what kill -9 may cost on a network file system
 
 
@@ -64,6 +65,38 @@ class Heart:
         """End the thread; returns at once."""
         self._stop.set()
         self._woken.set()
+
+
+class Watch:
+    """Looks at what has been logged, every `every_s` seconds and once more at the end. No post keeps it waiting."""
+
+    def __init__(self, look: Callable[[float], bool], journal: Journal, every_s: float) -> None:
+        self._look, self._journal, self._every_s = look, journal, every_s
+        self._ends, self._woken, self._done = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="metriclog-watch", daemon=True)
+        self._thread.start()
+
+    def end(self, ends_s: float) -> bool:
+        """Look once more, at the longest until `ends_s` of `time.monotonic`, and end; whether all was seen."""
+        self._ends.set()
+        self._woken.set()
+        if threading.current_thread() is self._thread:  # what is called when a rule fires may finish the run
+            return not self._look(ends_s)
+        return self._done.wait(max(0.0, ends_s - time.monotonic()))
+
+    def _loop(self) -> None:
+        behind = False
+        while not self._done.is_set():
+            if not behind:
+                self._woken.wait(self._every_s)
+            self._woken.clear()
+            ending = self._ends.is_set()
+            if ending and (self._journal.buffered or not self._journal.directory.exists()):  # it reads files
+                with contextlib.suppress(OSError, JournalError):
+                    self._journal.sync()
+            behind = self._look(time.monotonic() + MOST_LOOK_S)
+            if ending and not behind:
+                self._done.set()
 
 
 class Ship:

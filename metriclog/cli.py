@@ -24,6 +24,8 @@ from metriclog.cli_backfill import backfill
 from metriclog.cli_provision import provision
 from metriclog.directory import process_directories
 from metriclog.errors import JournalError, MetriclogError, RejectedError, ServerError, TransientError, UsageError
+from metriclog.leftover_alerts import post_leftovers
+from metriclog.posting import Webhook
 from metriclog.printing import plain, print_json
 from metriclog.segments import position_of, segment_numbers
 from metriclog.sender import Control, Sender
@@ -36,6 +38,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console()
 
 REQUEUE_PATIENCE_S = 30.0  # without a yes
+POST_PATIENCE_S = 10.0
 
 Url = Annotated[str | None, typer.Option(help="InfluxDB address; else METRICLOG_URL. The token is METRICLOG_TOKEN.")]
 Dir = Annotated[Path | None, typer.Argument(help="Journal directory; else METRICLOG_DIR.", show_default=False)]
@@ -100,10 +103,10 @@ def sync(
     control = Control(give_up_after_s=None if watch else give_up_after_s)
     kept = _forget_acks(roots, target.target) if again else []
     before = _totals(roots, target.target)
-    left = kept + _ship_all(roots, target, control, settings)
+    left = kept + _ship_all(roots, target, control, settings) + _post_alerts(roots, settings)
     while watch:
         time.sleep(settings.flush_interval_s)
-        left = _ship_all(roots, target, control, settings)
+        left = _ship_all(roots, target, control, settings) + _post_alerts(roots, settings)
     after = _totals(roots, target.target)
     counts = f"delivered {after[0] - before[0]} points to {target.address}, quarantined {after[1] - before[1]}"
     plain.print(counts, soft_wrap=True)
@@ -271,6 +274,19 @@ def _ship_all(roots: Sequence[Path], target: Transport, control: Control, settin
                 _leave_word([folder], target.target, str(error))
                 left.append(f"{folder.parent.name}: {error}")
     return left
+
+
+def _post_alerts(roots: Sequence[Path], settings: Settings) -> list[str]:
+    """Post the alerts that dead processes left, if there is a webhook; what is left, in words."""
+    hook = Webhook.of(settings)
+    if hook is None:
+        return []
+    try:
+        for root in roots:
+            post_leftovers(root, hook, Control(give_up_after_s=POST_PATIENCE_S), settings)
+    except ServerError as error:
+        return [f"alerts: {error}"]
+    return []
 
 
 def _leave_word(folders: Sequence[Path], target: str, words: str | None) -> None:

@@ -46,6 +46,7 @@ def provision(
     --check changes nothing; exit code 1 if something differs.
     --apply overwrites our dashboards (our uid and the tag metriclog) and leaves everything else alone; exit code 1 if
     one could not be put in. A data source is added if there is none, never altered.
+    Alert rules are only files in DIR, which Grafana reads when it starts: --check and --apply know nothing of them.
     """
     if (directory is not None) + check + apply != 1:
         raise UsageError("give one of these: a folder to write the files to, --check, --apply")

@@ -105,7 +105,21 @@ def metrics_drawn_menu(run: str) -> str:
     return f"{metric_menu(run)} AND {_chosen('metric')} LIMIT {METRICS_DRAWN}"
 
 
+METRIC_LARGE_MENU: Final = f"{metric_menu('run_drawn')} AND {_chosen('metric')}"
 METRICS_LISTED_MENU: Final = f"{metric_menu('run')} AND {_chosen('metric')} LIMIT {METRICS_LISTED}"
+
+
+RUN_COUNT: Final = (
+    'SELECT count("started") AS "count" FROM (SELECT last("started") AS "started" FROM "runs" '
+    f'WHERE {_of("run_drawn")} GROUP BY "run")'
+)
+"""How many runs are drawn: one row, column count."""
+
+DENSEST_METRIC: Final = (
+    'SELECT "metric" FROM (SELECT max("count") AS "count", "metric" FROM (SELECT last("count") AS "count" '
+    f'FROM "summary" WHERE {_of("run")} AND {_MADE_OF} AND {_FIRST_RANK} AND "last" = "last" GROUP BY "metric"))'
+)
+"""Of the metrics with a finite value that of which a run logged most: one row, column metric."""
 
 
 def auto_resolution(run: str) -> str:
@@ -145,16 +159,13 @@ def nonfinite_counts(run: str) -> str:
     return f'SELECT count("nonfinite") AS "__nonfinite" FROM "metrics" WHERE {_of(run)} GROUP BY "run"'
 
 
-def param_values(field: str, run: str) -> str:
+def param_values(field: str, run: str, name: str | None = None) -> str:
     """Every value of each parameter of each run, by time; the last one counts. `field` is number or text: every value
     is one of the two. A fourth of the time of `last()` by run and parameter: a parameter has few values, mostly one.
+    The column of the values has the name of the field, or `name`.
     """
-    return f'SELECT "{field}", "run" AS "run", "param" AS "param" FROM "params" WHERE {_of(run)}'
-
-
-def param_variety(field: str) -> str:
-    """How many different values each parameter has over the runs drawn: columns param, __variety."""
-    return f'SELECT count(distinct("{field}")) AS "__variety" FROM "params" WHERE {_of("run_drawn")} GROUP BY "param"'
+    columns = f'"{field}" AS "{name or field}", "run" AS "run", "param" AS "param"'
+    return f'SELECT {columns} FROM "params" WHERE {_of(run)}'
 
 
 PARAMS_OF_RUN: Final = (
@@ -184,25 +195,54 @@ BEST_VALUES: Final = (
 )
 """The best value of each series: a metric can have one for each model and data set. The best of these Grafana takes,
 in half the time of a query around this one."""
-FINAL_BY_RUN: Final = (
-    f'SELECT last("last") AS "value" FROM "summary" WHERE {_of("run_drawn")} AND {_DRAWN} AND {_MADE_OF} '
-    f'AND {_FIRST_RANK} GROUP BY "run"'
+
+
+def _final_by_run(which: str) -> str:
+    where = f"{_of('run_drawn')} AND {which} AND {_MADE_OF} AND {_FIRST_RANK}"
+    return f'SELECT last("last") AS "value" FROM "summary" WHERE {where} GROUP BY "run"'
+
+
+_PRAISE = (
+    "accuracy|reward|score|bleu|rouge|auroc|auprc|precision|recall|success|throughput|per.?sec|"
+    # Short ones as words only: map is in bitmap too.
+    r"(?:^|[^a-z])(?:acc|auc|f[0-9]|ap|map|m?iou|dice|r2|psnr|ssim|ndcg|mrr|hits?|wins?|returns?|elo)(?:[^a-z]|$)"
 )
+_BLAME = "loss|err|perplexity|ppl|cost|regret"
+FINAL_BY_RUN: Final = _final_by_run(_DRAWN)
+FINAL_WHERE_HIGHER_IS_BETTER: Final = _final_by_run(
+    f'{_DRAWN} AND "metric" =~ /(?i){_PRAISE}/ AND "metric" !~ /(?i){_BLAME}/'
+)
+FINAL_WHERE_LOWER_IS_BETTER: Final = _final_by_run(
+    f'{_DRAWN} AND ("metric" !~ /(?i){_PRAISE}/ OR "metric" =~ /(?i){_BLAME}/)'
+)
+"""The last value of one metric of each run: columns run, value. Of the latter two one has no row; which one, is guessed
+by the name of the metric: a reward_loss is a loss."""
+
+
 BASELINE_VALUES: Final = (
     f'SELECT last("last") AS "base" FROM "summary" WHERE {_of("baseline")} AND {_chosen("metric")} AND {_MADE_OF} '
     f'AND {_FIRST_RANK} GROUP BY "metric"'
 )
-PARAM_BY_RUN: Final = (
-    f'SELECT last("number") AS "param" FROM "params" WHERE {_of("run_drawn")} AND {_chosen("param")} GROUP BY "run"'
-)
+_PARAM = f'"params" WHERE {_of("run_drawn")} AND {_chosen("param")}'
+PARAM_BY_RUN: Final = f'SELECT last("number") AS "param" FROM {_PARAM} GROUP BY "run"'
+EDGE_OF_PARAM: Final = f'SELECT max("number") AS "param", max("number") * 0 AS "edge" FROM {_PARAM}'
 
 # --- Curves over steps ------------------------------------------------------------------------------------------------
 
-CURVES_BY_RUN: Final = (
-    f'{_X}, "value" {_FROM_CURVES} {_of("run_drawn")} AND {_DRAWN} AND {_MADE_OF} AND {_FIRST_RANK} AND {_FINITE} '
-    'GROUP BY "run"'
-)
-"""The curves of one metric, run after run: columns run, x, value. One row a finite point of rank 0."""
+
+def curves_by_run(metric: str) -> str:
+    """The curves of the metric in a variable, run after run: columns run, x, value. A row a finite point of rank 0."""
+    which = f"{_of('run_drawn')} AND {_chosen('metric', metric)} AND {_MADE_OF} AND {_FIRST_RANK} AND {_FINITE}"
+    return f'{_X}, "value" {_FROM_CURVES} {which} GROUP BY "run"'
+
+
+def _absent(names: str) -> str:
+    """The lowest x of a run's curves, if the variable `names` is empty, else no row: columns x and absent, which is 0.
+
+    No run but one without a name would end as the pattern does if there were names.
+    """
+    where = f'{_of("run")} AND "run" =~ /^${{run:regex}}${{{names}:regex}}$/'
+    return f'SELECT min("x") AS "x", min("x") * 0 AS "absent" FROM ({_X} {_FROM_CURVES} {where})'
 
 
 def _right_edge(condition: str) -> str:
@@ -212,7 +252,11 @@ def _right_edge(condition: str) -> str:
 
 EDGE_OF_RUN: Final = _right_edge(_of("run"))
 EDGE_OF_METRIC: Final = _right_edge(f"{_of('run')} AND {_DRAWN}")
-EDGE_OF_METRIC_BY_RUN: Final = _right_edge(f"{_of('run_drawn')} AND {_DRAWN}")
+
+
+def edge_of_runs(metric: str) -> str:
+    """The same for the metric in a variable over all runs drawn."""
+    return _right_edge(f"{_of('run_drawn')} AND {_chosen('metric', metric)}")
 
 
 _VALIDATION = "val|valid|validation|eval|evaluation|test|dev"
@@ -240,6 +284,12 @@ def _by_metric(which: str) -> str:
     return f'{_X}, "value" {_FROM_CURVES} {where} GROUP BY "metric"'
 
 
+LEARNING_RATE_MENU: Final = f"{metric_menu('run')} AND {_LEARNING_RATE} LIMIT {METRICS_DRAWN}"
+GRADIENT_NORM_MENU: Final = f"{metric_menu('run')} AND {_GRADIENT_NORM} LIMIT {METRICS_DRAWN}"
+RANKED_MENU: Final = f'{metric_menu("run")} AND {_chosen("metric")} AND "rank" =~ /./ LIMIT {METRICS_DRAWN}'
+LEARNING_RATE_ABSENT: Final = _absent("learning_rate")
+GRADIENT_NORM_ABSENT: Final = _absent("gradient_norm")
+RANKS_ABSENT: Final = _absent("rank")
 QUANTITY_CURVES: Final = _by_metric(_OF_QUANTITY)
 LEARNING_RATE_CURVES: Final = _by_metric(_LEARNING_RATE)
 GRADIENT_NORM_CURVES: Final = _by_metric(_GRADIENT_NORM)
@@ -263,25 +313,30 @@ METRIC_BAND: Final = (
     f'{_X}, "min" AS "min", "max" AS "max" FROM /^${{resolution:raw}}(_10)?$/ WHERE {_of("run")} AND {_DRAWN} '
     f'AND {_MADE_OF} AND {_FIRST_RANK} AND "min" < "max"'
 )
-_ON_RANKS = f'"rank" =~ /./ AND {_chosen("rank")} AND {_DRAWN} AND {_MADE_OF} AND {_FINITE}'
+_RANKED = _chosen("metric", "metric_ranked")
+_ON_RANKS = f'"rank" =~ /./ AND {_chosen("rank")} AND {_RANKED} AND {_MADE_OF} AND {_FINITE}'
 RANKS_TOGETHER: Final = f'{_X}, "value" {_FROM_CURVES} {_of("run")} AND {_ON_RANKS}'
 RANKS_APART: Final = f'{RANKS_TOGETHER} GROUP BY "rank"'
 
 # --- By the wall clock ------------------------------------------------------------------------------------------------
 
-QUANTITY_BY_TIME: Final = (
-    f'SELECT "value" {_FROM_CURVES} {_of("run")} AND {_OF_QUANTITY} AND {_MADE_OF} AND {_FIRST_RANK} AND {_FINITE} '
-    'GROUP BY "metric"'
-)
+
+_ONE_RANK = f"{_MADE_OF} AND {_FIRST_RANK}"
+_QUANTITY_BY_TIME = f"{_FROM_CURVES} {_of('run')} AND {_OF_QUANTITY} AND {_ONE_RANK}"
+QUANTITY_BY_TIME: Final = f'SELECT "value" {_QUANTITY_BY_TIME} AND {_FINITE} GROUP BY "metric"'
+QUANTITY_EDGE_BY_TIME: Final = f'SELECT max("value") * 0 AS "edge" {_QUANTITY_BY_TIME}'
 THROUGHPUT_BY_TIME: Final = (
-    f'SELECT "value" {_FROM_CURVES} {_of("run")} AND {_THROUGHPUT} AND {_MADE_OF} AND {_FIRST_RANK} AND {_FINITE} '
-    'GROUP BY "metric"'
+    f'SELECT "value" {_FROM_CURVES} {_of("run")} AND {_THROUGHPUT} AND {_ONE_RANK} AND {_FINITE} GROUP BY "metric"'
 )
-# A function of a selector by time intervals is asked as a subquery: some servers answer the short form with nothing.
-STEPS_PER_SECOND: Final = (
-    'SELECT non_negative_derivative("steps", 1s) AS "rate" FROM (SELECT last("steps") AS "steps" FROM "runs" '
-    f"WHERE {_of('run')} GROUP BY time($__interval) fill(none))"
+# Between one bucket of steps and the next, not between heartbeats, which know the highest step only: a run that was
+# resumed from an older step would stand still for as long as it takes to get there again. `metrics` has no buckets, so
+# there are those of ten steps. Each takes the time of its last point, so the time between two is exact.
+_BUCKETS = (
+    "FROM /^${resolution:raw}(_10)?$/ "
+    f'WHERE {_of("run")} AND {_chosen("metric", "densest")} AND {_ONE_RANK} AND "min" <= "max"'
 )
+STEPS_PER_SECOND: Final = f'SELECT non_negative_derivative("step", 1s) AS "rate" {_BUCKETS} GROUP BY "model", "dataset"'
+STEPS_EDGE_BY_TIME: Final = f'SELECT max("step") * 0 AS "edge" {_BUCKETS}'
 
 
 def status_by_time(run: str) -> str:
@@ -321,6 +376,13 @@ def delivery_by_time(field: str) -> str:
         f'SELECT max("{field}") AS "{field}" FROM "delivery" WHERE {_of("run")} '
         f"GROUP BY time($__interval), {_PROCESS} fill(none)"
     )
+
+
+DELIVERY_LOST: Final = (
+    'SELECT max("quarantined") + max("dropped") AS "lost" FROM "delivery" '
+    f"WHERE {_of('run')} GROUP BY time($__interval), {_PROCESS} fill(none)"
+)
+DELIVERY_EDGE: Final = f'SELECT max("pending_points") * 0 AS "edge" FROM "delivery" WHERE {_of("run")}'
 
 
 def delivery_growth(field: str, function: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from metriclog.levels import resolution
 from metriclog.points import Field, Tags, encode_line
@@ -79,12 +80,26 @@ class Identity:
         tags = {"experiment": self.experiment, "run": self.run_id, "host": os.uname().nodename, **rank}
         return encode_line("delivery", tags.items(), fields, now_ns)
 
-    def event_line(self, now_ns: int, kind: str, texts: Mapping[str, str], step: int) -> str:
-        """A point of `events`; `texts` holds title, text and level.
+    def event_line(
+        self,
+        now_ns: int,
+        kind: str,
+        fields: Mapping[str, Field],
+        step: int,
+        metric: str | None = None,
+    ) -> str:
+        """A point of `events`; `fields` holds title, text and level, and what else is known.
 
         `step` and `elapsed` are always there: an event without them blanks a chart over steps.
         """
         elapsed_ms = (now_ns - self.started_ns) // 1_000_000
-        fields: dict[str, Field] = {**texts, "step": step, "elapsed": elapsed_ms, "count": 1}
-        tags = (("experiment", self.experiment), ("run", self.run_id), ("kind", kind))
-        return encode_line("events", tags, fields, now_ns)
+        whole: dict[str, Field] = {"count": 1, **fields, "step": step, "elapsed": elapsed_ms}
+        of = () if metric is None else (("metric", metric),)
+        tags = (("experiment", self.experiment), ("run", self.run_id), ("kind", kind), *of)
+        return encode_line("events", tags, whole, now_ns)
+
+
+def address_in_grafana(base: str, experiment: str, run_id: str, since_ms: int, until: str) -> str:
+    """The Run dashboard of a run in a range of time; `until` is "now" or epoch ms."""
+    query = f"var-experiment={quote(experiment, safe='')}&var-run={quote(run_id, safe='')}"
+    return f"{base}/d/metriclog-run?{query}&from={since_ms}&to={until}"

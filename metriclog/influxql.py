@@ -129,7 +129,7 @@ def _where(**tags: str | None) -> str:
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "metrics": ("value", "step", "elapsed", "nonfinite"),
     "params": ("number", "text"),
-    "events": ("title", "text", "level", "step", "elapsed", "count", "value"),
+    "events": ("title", "text", "level", "step", "elapsed", "count", "value", "baseline", "window", "rule"),
     "runs": (*_RUN_FIELDS, "resolution"),
     "delivery": ("pending_points", "pending_bytes", "delivered", "retried", "quarantined", "dropped", "lag_s"),
 }
@@ -138,7 +138,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
     "metrics": frozenset({"value", "nonfinite"}),  # one of them
     "params": frozenset({"number", "text"}),  # one of them
-    "events": frozenset({"value"}),
+    "events": frozenset({"value", "baseline", "window", "rule"}),
 }
 """Fields that a point may lack; it has all others."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metriclog.errors import MetricNameError, MetricValueError, StepError
+from metriclog.errors import MetricNameError, MetricValueError, StepError, UsageError
 
 Tags = tuple[tuple[str, str], ...]
 Field = float | int | str
@@ -170,6 +170,15 @@ def as_time_ns(timestamp: object) -> int:
     if not 0 <= time_ns < MAX_TIME_NS:
         raise StepError(f"timestamp {timestamp!r} is out of range: seconds since 1970 are wanted, not ms or ns")
     return time_ns
+
+
+def as_level(level: object) -> str:
+    """ "info", "warning" or "critical", also in capitals and by W&B's names. Raises `UsageError` for others."""
+    name = str(getattr(level, "value", level)).lower()
+    name = {"warn": "warning", "error": "critical"}.get(name, name)
+    if name not in ("info", "warning", "critical"):
+        raise UsageError(f'level must be "info", "warning" or "critical", not {level!r}')
+    return name
 
 
 class Stamps:

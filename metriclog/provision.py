@@ -50,7 +50,9 @@ def shipped_files() -> dict[str, Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    """In the repository an editor or a desktop may have left something of its own beside them."""
+    """In the repository an editor or a desktop may have left something of its own beside them, or a running job."""
+    if path.parent.name == "targets" and path.suffix == ".json":
+        return False
     return path.is_file() and not path.name.startswith(".") and path.suffix != ".pyc" and not path.name.endswith("~")
 
 

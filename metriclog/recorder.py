@@ -21,14 +21,17 @@ from metriclog.receipts import Delivery, Receipt
 from metriclog.segments import position_of, split_position
 
 if TYPE_CHECKING:
-    from metriclog.background import Heart, Ship
+    from metriclog.background import Heart, Ship, Watch
     from metriclog.settings import Settings
+    from metriclog.watcher import Watcher, Wish
+    from metriclog.webhook import Hook
 
 logger = logging.getLogger("metriclog")
 
 WARN_EVERY_S = 60.0
 BLOCK_LOOK_S = 1.0
 MIN_CLOSE_S = 0.5  # for a disk to answer when the run ends, even if its time is up
+LAST_LOOK_S, MIN_LOOK_S = 2.0, 0.2  # for the rules to see the last values: at most, and even if the time is up
 STOP_S, STOP_LATE_S = 0.5, 0.1  # for the shipper to end: several runs must share the second after the deadline
 
 
@@ -61,11 +64,17 @@ class Recorder:
         self._ends_s = math.inf  # when waiting for room must end
         self._deferred: DeferredReads | None = None
         self.closed = False
+        self.should_stop = False  # a rule found something critical
         self.child = False
         self.journal: Journal | None = None
         self.delivery = Delivery(done=True)
         self.heart: Heart | None = None
         self.ship: Ship | None = None
+        self.watcher: Watcher | None = None
+        self._watch: Watch | None = None
+        self._hook: Hook | None = None
+        self._seen = False  # whether everything has been looked at, at the end
+        self._wishes: list[Wish] = []
         if journal is not None:
             self._use(journal)
 
@@ -100,6 +109,13 @@ class Recorder:
                 self._deferred = DeferredReads(self._count_lost)
         return self._deferred.put(values, append, self.delivery)
 
+    def watch(self, wish: Wish) -> None:
+        """Add or change rules, also for a journal that opens later; in mode "disabled" nobody watches."""
+        with self._lock:
+            self._wishes.append(wish)
+            if self.watcher is not None:
+                self.watcher.watch(wish)
+
     def now_ns(self) -> int:
         """A time stamp of this process' clock."""
         return self.journal.now_ns() if self.journal else time.time_ns()
@@ -120,7 +136,7 @@ class Recorder:
         return self.delivery.wait(own.position, max(0.0, deadline_s - time.monotonic()))
 
     def close(self, timeout_s: float, last_words: Callable[[], None]) -> None:
-        """Read what is still on a device, write the last words, seal; then wait for the server until the deadline.
+        """Read what is still on a device, look at it, write the last words, seal; then wait for the server.
 
         A signal handler may end a wait by raising, as Ctrl-C does: then the rest is done without waiting.
         """
@@ -129,6 +145,7 @@ class Recorder:
             if self.heart:
                 self.heart.stop()
             self._read_deferred(timeout_s)
+            self._look_once_more()
             with contextlib.suppress(JournalError):  # policy "raise"; counted
                 last_words()
         except BaseException:
@@ -173,7 +190,9 @@ class Recorder:
         """In a forked child: let go of the parent's journal and threads, which do not exist here."""
         self._lock = threading.RLock()
         parents, self.journal = self.journal, None
-        self.heart = self.ship = self._deferred = None
+        if self.watcher is not None:
+            self.watcher.abandon()
+        self.heart = self.ship = self.watcher = self._watch = self._hook = self._deferred = None
         self._unkept = 0  # the parent counts its own
         self.child = True
         self.delivery.orphan()
@@ -195,13 +214,40 @@ class Recorder:
             self._warn(f"{error}: what run {self._who.run_id} logs stays in {opened.journal.directory}")
 
     def _start_threads(self, opened: Opened, settings: Settings) -> None:
-        from metriclog.background import Heart, Ship  # pulls in pydantic and tenacity: not for mode "disabled"
+        from metriclog.background import Heart, Ship, Watch  # pulls in pydantic, tenacity: not for mode "disabled"
+        from metriclog.watcher import Watcher
 
         if self._who.mode == "online":
             from metriclog.transport import Transport
 
             self.ship = Ship(opened, self._who.root, Transport(settings), settings)
         self.heart = Heart(self._beat, opened.journal, settings.heartbeat_s)
+        if settings.alert_webhook is not None:
+            from metriclog import webhook
+
+            self._hook = webhook.start(opened.journal.directory, self._who.root, settings)
+        watcher = Watcher(self._who, opened.journal, settings, self, self._hook)
+        with self._lock:
+            for wish in self._wishes:
+                watcher.watch(wish)
+            self.watcher = watcher
+        self._watch = Watch(watcher.look, opened.journal, settings.flush_interval_s)
+
+    def _look_once_more(self) -> None:
+        """Let the rules see the last values, while it can still be journaled what they find."""
+        if self._watch is not None:
+            now_s = time.monotonic()
+            self._seen = self._watch.end(min(max(self._ends_s, now_s + MIN_LOOK_S), now_s + LAST_LOOK_S))
+
+    def _stop_watching(self) -> None:
+        if self.watcher is not None:
+            self.watcher.close()
+        ends_s = max(self._ends_s, time.monotonic() + STOP_LATE_S)
+        if self._hook is not None and not self._hook.end(ends_s, complete=self._seen):
+            logger.warning(
+                "metriclog: alerts of run %s have not been posted. The next run with the webhook in %s posts them, or: "
+                "metriclog sync %s", self._who.run_id, self._who.root, self._who.root,
+            )  # fmt: skip
 
     def _record(self, count: int, append: Callable[[Journal], int], *, patient: bool = True) -> Receipt:
         own, waited = None, False
@@ -273,7 +319,10 @@ class Recorder:
             self._seal(MIN_CLOSE_S)
             raise
         finally:
-            self._drain()
+            try:
+                self._drain()
+            finally:
+                self._stop_watching()
 
     def _seal(self, timeout_s: float) -> None:
         unsaved = self.journal.close(timeout_s) if self.journal else 0

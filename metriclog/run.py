@@ -6,10 +6,10 @@ import logging
 import struct
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat
-from urllib.parse import quote
 
 from metriclog import points
 from metriclog.deferred import hold, is_on_device
@@ -19,21 +19,35 @@ from metriclog.errors import (
     RunFinishedError,
     UsageError,
 )
-from metriclog.identity import Identity
+from metriclog.identity import Identity, address_in_grafana
 from metriclog.keeper import Opened
-from metriclog.points import PLAIN_NUMBERS, Stamps, Tags, as_number, as_step, as_time_ns, check_name, dataset_tag
+from metriclog.points import (
+    PLAIN_NUMBERS,
+    Stamps,
+    Tags,
+    as_level,
+    as_number,
+    as_step,
+    as_time_ns,
+    check_name,
+    dataset_tag,
+)
 from metriclog.receipts import Delivery, Receipt
 from metriclog.recorder import Recorder
 from metriclog.segments import WriterShape
 from metriclog.spellings import Dataset, MlflowSpellings
 
 if TYPE_CHECKING:
+    from metriclog.divergence import Finding, Rule
+    from metriclog.live import Snapshot
     from metriclog.settings import Settings
 
 logger = logging.getLogger("metriclog")
 
 Status = Literal["finished", "failed", "killed"]
 WARN_EVERY_S = 60.0
+SHOW_S = 0.2  # how long whoever asks for the newest values may have to wait
+MOST_TITLES = 1000  # of alerts that are remembered
 
 # What makes the fast path of log() give up and ask the slow one, which explains or copes.
 _NOT_PLAIN = (KeyError, TypeError, AttributeError, ValueError, OverflowError, struct.error, JournalError)
@@ -51,6 +65,8 @@ class Run(MlflowSpellings):
         self._step = next_step - 1
         self._top_step = max(self._step, 0)
         self._finished = False
+        self._status = "running"  # until the end of finish()
+        self._alerts: dict[str, tuple[float, Receipt]] = {}
         self._params: dict[str, tuple[str, points.Field]] = {}
         self._stamps = Stamps()
         self._lock = threading.RLock()
@@ -116,9 +132,50 @@ class Run(MlflowSpellings):
         kind: a short word. step: default the last one logged. level: "info", "warning" or "critical".
         """
         self._check_open()
-        if level not in ("info", "warning", "critical"):
-            raise UsageError(f'level must be "info", "warning" or "critical", not {level!r}')
-        return self._recorder.lines([self._event_line(check_name(kind, "event kind"), title, text, step, level)])
+        line = self._event_line(check_name(kind, "event kind"), title, text, step, as_level(level))
+        return self._recorder.lines([line])
+
+    # -- watching -----------------------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        metric: str,
+        rule: Rule | Sequence[Rule] | None = None,
+        on_fire: Callable[[Finding], object] | None = None,
+    ) -> None:
+        """Watch a metric, or all that match (`"eval/*loss"`), while it is logged; in the background, at each value.
+
+        rule: one or several of `metriclog.Spike(…)` and its like, instead of the metric's rules so far. None: those it
+            has by its name, or those of a loss; a pattern then adds none. `[]`: only values that are not finite.
+        on_fire: called with the `Finding` on a background thread when a rule fires, as often as an event is written.
+            It must return soon: the next values wait.
+        Losses and gradient norms are watched without being asked; `init(watch=False)` watches only what is named here.
+        """
+        from metriclog.watcher import Wish, as_rules
+
+        self._check_open()
+        self._recorder.watch(Wish(check_name(metric), as_rules(metric, rule), on_fire))
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a rule found something critical, at any time so far: it costs nothing to ask at each step."""
+        return self._recorder.should_stop
+
+    def alert(self, title: str, text: str = "", level: str = "warning", wait_duration_s: float = 0.0) -> Receipt:
+        """Tell people something: an event of the kind "alert". A critical one goes to METRICLOG_ALERT_WEBHOOK too.
+
+        level: "info", "warning" or "critical", or W&B's INFO, WARN and ERROR.
+        wait_duration_s: the same title is not told again for so long; then the earlier receipt is returned.
+        """
+        self._check_open()
+        told_s, receipt = self._alerts.get(title, (0.0, None))
+        now_s = time.monotonic()
+        if receipt is None or now_s - told_s >= wait_duration_s:
+            receipt = self.event("alert", title, text, level=level)
+            if len(self._alerts) >= MOST_TITLES:
+                self._alerts.clear()
+            self._alerts[title] = now_s, receipt
+        return receipt
 
     # -- waiting and ending -------------------------------------------------------------------------------------
 
@@ -143,7 +200,11 @@ class Run(MlflowSpellings):
             self._finished = True
             self._shapes = {}
         wait_s = self.exit_timeout_s if timeout_s is None else timeout_s
-        self._recorder.close(wait_s, lambda: self._say_finished(status))
+        try:
+            self._recorder.close(wait_s, lambda: self._say_finished(status))
+        finally:
+            self._status = status
+            self._show(ended=True)
 
     def stats(self) -> dict[str, Any]:
         """Counts of this process, in points: accepted = delivered + pending + quarantined + dropped.
@@ -168,9 +229,8 @@ class Run(MlflowSpellings):
         """This run in Grafana; None where no server or no Grafana is configured."""
         if self._settings is None or self._who.mode != "online" or self._settings.grafana_url is None:
             return None
-        query = f"var-experiment={quote(self.experiment, safe='')}&var-run={quote(self.run_id, safe='')}"
         since_ms = self._who.started_ns // 1_000_000
-        return f"{self._settings.grafana_url}/d/metriclog-run?{query}&from={since_ms}&to=now"
+        return address_in_grafana(self._settings.grafana_url, self.experiment, self.run_id, since_ms, "now")
 
     @property
     def finished(self) -> bool:
@@ -254,15 +314,37 @@ class Run(MlflowSpellings):
 
     def begin(self, params: Mapping[str, object] | None) -> None:
         """Write the run's state, its start event and its parameters; `metriclog.init` calls it once."""
+        self._show()
         if self._who.leads:
             kind = "start" if self._who.attempt == 1 else "resume"
             title = "Run started" if kind == "start" else f"Run resumed (attempt {self._who.attempt})"
             self._recorder.lines([self._run_line("running"), self._event_line(kind, title, "", None, "info")])
             self.log_params(params or {})
 
+    def snapshot(self) -> Snapshot:
+        """What the run shows of itself, see `metriclog.live`: counts, and the newest values after a short look."""
+        from metriclog import showing
+
+        watcher = self._recorder.watcher
+        newest = watcher.newest(time.monotonic() + SHOW_S) if watcher else ({}, None, ())
+        steps = max(self._top_step, self._step)
+        return showing.snapshot(self._who, self._status, steps, newest, self._recorder.stats())
+
+    def _show(self, *, ended: bool = False) -> None:
+        """Let others see the run in this process; once it has ended, what is known now."""
+        if self._settings is not None:
+            from metriclog import showing
+
+            if ended:
+                showing.end(self)
+            else:
+                showing.begin(self, self._settings)
+
     def _say_finished(self, status: Status) -> None:
         if self._recorder.journal is None:
             return
+        if self._recorder.watcher is not None:
+            self._recorder.watcher.last_words(max(self._step, 0))
         lines = self._delivery_lines()
         if self._who.leads and not self._recorder.child:
             level = "info" if status == "finished" else "warning"
@@ -280,6 +362,7 @@ class Run(MlflowSpellings):
         self._delivery = recorder.delivery
         if recorder.child:
             finish_with_child(self)
+            self._show()
 
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""

@@ -116,8 +116,8 @@ class _SuspectError(ServerError):
 class Sender:
     """Delivers lines to one target. Not for several threads."""
 
-    def __init__(self, target: Target, control: Control) -> None:
-        self._target, self._control = target, control
+    def __init__(self, target: Target, control: Control, goods: str = "points") -> None:
+        self._target, self._control, self._goods = target, control, goods
         self.successes = self._before = 0
         self._suspects: list[tuple[bytes, ServerError]] = []
         self._same_500 = 0
@@ -187,7 +187,7 @@ class Sender:
             self._control.trouble(None)
             if self._control.told:
                 self._control.told = False
-                logger.warning("metriclog: %s takes points again", self._target.address)
+                logger.warning("metriclog: %s takes %s again", self._target.address, self._goods)
 
     def _write(self, body: bytes) -> None:
         try:
@@ -283,7 +283,7 @@ class Sender:
         if words != control.last_error:
             control.last_error = words
             control.trouble(words)
-        if control.warn("points wait in the journal; still trying. %s", words):
+        if control.warn(f"{self._goods} wait in the journal; still trying. %s", words):
             control.told = True
 
 

@@ -41,6 +41,7 @@ def init(
     dataset: Dataset | None = None,
     rank: int | None = None,
     mode: Mode | None = None,
+    watch: bool | None = None,
     settings: Settings | None = None,
 ) -> Run:
     """Start (or resume) a run and make it the active one. Never waits for the network.
@@ -53,6 +54,8 @@ def init(
     rank: this process' number where several log into one run (give all of them the same `run_id`).
     mode: "online", "offline" (journal only) or "disabled" (nothing is kept). Default: METRICLOG_MODE, else online
         where METRICLOG_URL is set, else offline.
+    watch: False watches only what `run.watch()` names. Default: METRICLOG_WATCH, which is to watch losses and gradient
+        norms for divergence, and everything for NaN.
     settings: a `Settings` instead of the METRICLOG_* environment.
     Errors: SettingsError, RunExistsError, RunNotFoundError, RunActiveError, MetricNameError, JournalError.
     Cost: about 0.2 s the first time in a process (imports), then milliseconds.
@@ -60,17 +63,14 @@ def init(
     check_name(experiment, "experiment")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
         raise UsageError(f"rank must be an int from 0, not {rank!r}")
-    base = check_tags(tags) | {"experiment": experiment}
-    base |= {"model": check_name(model, "model")} if model is not None else {}
-    base |= {"dataset": data} if (data := dataset_tag(dataset)) else {}
-    base |= {"rank": str(rank)} if rank is not None else {}
+    base = check_tags(tags) | _own_tags(experiment, model, dataset, rank)
     for param in flatten(params or {}):
         check_name(param, "parameter name")
     chosen = run_id is not None
     identifier = directory.check_run_id(run_id) if run_id is not None else ""
     if mode == "disabled" or (mode is None and settings is None and os.environ.get("METRICLOG_MODE") == "disabled"):
         return _disabled(experiment, identifier or directory.make_run_id(name, experiment, model, params), rank, base)
-    settings = _settings(settings, mode)
+    settings = _settings(settings, mode, watch)
     if settings.mode == "disabled":
         return _disabled(experiment, identifier or directory.make_run_id(name, experiment, model, params), rank, base)
     while True:
@@ -83,6 +83,13 @@ def init(
                 raise
             identifier = ""  # a generated id that is taken: draw another
     return _activate(run, params)
+
+
+def _own_tags(experiment: str, model: str | None, dataset: Dataset | None, rank: int | None) -> dict[str, str]:
+    base = {"experiment": experiment}
+    base |= {"model": check_name(model, "model")} if model is not None else {}
+    base |= {"dataset": data} if (data := dataset_tag(dataset)) else {}
+    return base | ({"rank": str(rank)} if rank is not None else {})
 
 
 def log(metrics: Mapping[str, SupportsFloat | Mapping[str, Any]], step: int | None = None, **options: Any) -> Receipt:
@@ -113,10 +120,17 @@ def active_run() -> Run:
     raise NoActiveRunError('there is no active run; start one with metriclog.init(experiment="…")')
 
 
-def _settings(settings: Settings | None, mode: Mode | None) -> Settings:
+def alert(title: str, text: str = "", level: str = "warning", wait_duration_s: float = 0.0) -> Receipt:
+    """`Run.alert` on the active run. Raises `NoActiveRunError` without one."""
+    return active_run().alert(title, text, level, wait_duration_s)
+
+
+def _settings(settings: Settings | None, mode: Mode | None, watch: bool | None) -> Settings:
     from metriclog.settings import Settings  # pydantic: not at import time
 
     settings = settings or Settings.load()
+    if watch is not None:
+        settings = settings.model_copy(update={"watch": watch})
     if mode is not None:
         if mode not in ("online", "offline", "disabled"):
             raise SettingsError(f'mode must be "online", "offline" or "disabled", not {mode!r}')
@@ -182,8 +196,18 @@ def _at_exit() -> None:
             run.finish(status_of(crashed), timeout_s=max(0.0, deadline_s - time.monotonic()))
         except (KeyboardInterrupt, SystemExit):
             deadline_s = 0.0
+    _stop_exposing()
     if open_runs and isinstance(crashed, KeyboardInterrupt):
         _end_by_sigint()
+
+
+def _stop_exposing() -> None:
+    """Let Prometheus see the end of the runs, if somebody asked for that, and listen no more."""
+    exposition = sys.modules.get("metriclog.exposition")
+    if exposition is not None:
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            exposition.linger()
+        exposition.shut_down()
 
 
 def _end_by_sigint() -> None:

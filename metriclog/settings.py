@@ -46,6 +46,41 @@ class Settings(BaseSettings):
         default=None, description="Grafana service account token, for `metriclog provision --check` and `--apply`."
     )
 
+    watch: bool = Field(
+        default=True, description="Watch losses and gradient norms for divergence while they are logged."
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="Address that critical events are posted to: Slack, Discord, or anything (JSON)."
+    )
+    alert_webhook_format: Literal["auto", "slack", "discord", "json"] = Field(
+        default="auto", description="Shape of such a post. auto: by the address."
+    )
+    alert_cooldown_s: float = Field(
+        default=300.0, gt=0, description="The same trouble of the same metric is said again after so long, not before."
+    )
+    alert_max: int = Field(
+        default=100, ge=1, description="Most alerts of one process of a run: a broken run must not flood anybody."
+    )
+
+    prometheus_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Where Prometheus can scrape this process. 0: any free port."
+    )
+    prometheus_host: str = Field(
+        default="127.0.0.1", description="Address it listens on: this machine only, unless you say otherwise."
+    )
+    prometheus_sd_dir: Path | None = Field(
+        default=None, description="Folder in which each job announces its port, for Prometheus' file_sd_configs."
+    )
+    prometheus_max_metrics: int = Field(
+        default=1000, ge=1, description="Most metrics of a process shown to Prometheus: each one is a series there."
+    )
+    prometheus_linger_s: float = Field(
+        default=0.0, ge=0, description="How long the end of the process may wait for a last scrape."
+    )
+    pushgateway_url: str | None = Field(
+        default=None, description="Pushgateway that gets the same while a job runs, if it is too short to be scraped."
+    )
+
     verify_tls: bool = Field(default=True, description="Check the server's certificate.")
     ca_file: Path | None = Field(default=None, description="CA bundle for a private certificate authority.")
     proxy: str | None = Field(default=None, repr=False, description="HTTP proxy between this process and the server.")
@@ -99,7 +134,7 @@ class Settings(BaseSettings):
         description="Delivered segments kept per process for reading and proof; older ones are deleted.",
     )
 
-    @field_validator("url", "grafana_url")
+    @field_validator("url", "grafana_url", "pushgateway_url")
     @classmethod
     def _http_only(cls, value: str | None) -> str | None:
         value = (value or "").strip()

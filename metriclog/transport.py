@@ -256,7 +256,7 @@ def classify(status: int | None, body: str, headers: Mapping[str, str]) -> Serve
     if status == 400 and any(text in low for text in _TRANSIENT_400):
         return TransientError(said, status=status)
     if not status or status in (408, 425, 429, 499) or (status >= 500 and status != 501):
-        return TransientError(said, status=status, retry_after_s=_retry_after_s(headers.get("Retry-After")))
+        return TransientError(said, status=status, retry_after_s=retry_after_s(headers.get("Retry-After")))
     if status == 413:
         return TooLargeError(said, status=status)
     if status == 422 or (status == 400 and "partial write" in low):
@@ -276,7 +276,7 @@ _HINTS = {
 }
 
 
-def _retry_after_s(value: str | None) -> float | None:
+def retry_after_s(value: str | None) -> float | None:
     """Seconds from a Retry-After header (a number or a date), within 0 and MAX_RETRY_AFTER_S; None if unusable."""
     if not value:
         return None

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import build, influxdb
+from metriclog import live
+from tests.left_out import on_ci
+from tests.servers import build, influxdb, prometheus
 from tests.servers.api import Influx, Server, new_bucket
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +83,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     for item in session.items:
         for found in [_found(session.config, fixture) for fixture in sorted(_servers_of(item))]:
-            if isinstance(found, influxdb.Missing) and not _on_ci():
+            if isinstance(found, influxdb.Missing) and not on_ci():
                 # As a marker, so that pytest folds a file's skips into one line.
                 item.add_marker(pytest.mark.skip(reason=found.reason))
 
@@ -119,13 +121,8 @@ def _usable(found: Found) -> influxdb.External | influxdb.Binary | influxdb.Imag
     if isinstance(found, build.BuildError):
         pytest.fail(str(found), pytrace=False)
     if isinstance(found, influxdb.Missing):
-        (pytest.fail if _on_ci() else pytest.skip)(found.reason)
+        (pytest.fail if on_ci() else pytest.skip)(found.reason)
     return found
-
-
-def _on_ci() -> bool:
-    """There a skip would read as a pass of what matters most, so a missing server fails."""
-    return os.environ.get("CI", "").lower() in {"true", "1"}
 
 
 @pytest.fixture(scope="session")
@@ -155,9 +152,23 @@ def private_influx(pytestconfig: pytest.Config) -> Iterator[PrivateInflux]:
         yield PrivateInflux(instance)
 
 
+@pytest.fixture(scope="session")
+def programs() -> prometheus.Programs:
+    """Prometheus, promtool and Alertmanager; without them a skip, or on CI a failure."""
+    found = prometheus.find()
+    if isinstance(found, influxdb.Missing):
+        (pytest.fail if on_ci() else pytest.skip)(found.reason)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No METRICLOG_ setting of the developer's reaches a test, and no journal of a test lands in the repository."""
+    """No METRICLOG_ setting of the developer's reaches a test, and no journal of a test lands in the repository.
+
+    Nor is a run of one test shown to another.
+    """
+    for source in live.sources():
+        live.remove(source)
     for name in list(os.environ):
         if name.startswith("METRICLOG_") and not name.startswith("METRICLOG_TEST_"):
             monkeypatch.delenv(name)

@@ -11,7 +11,11 @@ from metriclog.grafana.dashboards import all_dashboards
 
 Json = dict[str, Any]
 
-DASHBOARDS: dict[str, Json] = {name: made.to_dict() for name, made in all_dashboards().items()}
+EVERY: dict[str, Json] = {name: made.to_dict() for name, made in all_dashboards().items()}
+LIVE = EVERY["metriclog/live.json"]
+"""The one that asks Prometheus."""
+DASHBOARDS: dict[str, Json] = {name: made for name, made in EVERY.items() if made is not LIVE}
+"""Those that ask InfluxDB."""
 
 
 def panels_of(dashboard: Json) -> Iterator[Json]:
@@ -25,12 +29,12 @@ def panels_of(dashboard: Json) -> Iterator[Json]:
 
 def panel_of(name: str, title: str) -> Json:
     """The panel with this title."""
-    return next(panel for panel in panels_of(DASHBOARDS[f"metriclog/{name}.json"]) if panel["title"] == title)
+    return next(panel for panel in panels_of(EVERY[f"metriclog/{name}.json"]) if panel["title"] == title)
 
 
 def variables_of(name: str) -> dict[str, Json]:
     """The variables of a dashboard by their names."""
-    return {variable["name"]: variable for variable in DASHBOARDS[f"metriclog/{name}.json"]["templating"]["list"]}
+    return {variable["name"]: variable for variable in EVERY[f"metriclog/{name}.json"]["templating"]["list"]}
 
 
 def property_of(panel: Json, field: str, name: str) -> Any:
@@ -73,13 +77,13 @@ def _annotations() -> Iterator[tuple[str, str]]:
 
 
 PANELS = [
-    pytest.param(panel, id=f"{name}:{panel['title']}") for name, made in DASHBOARDS.items() for panel in panels_of(made)
+    pytest.param(panel, id=f"{name}:{panel['title']}") for name, made in EVERY.items() for panel in panels_of(made)
 ]
 TARGETS = [pytest.param(query, id=key) for key, query in _targets()]
 MENUS = [pytest.param(query, id=key) for key, query in _menus()]
 ANNOTATIONS = [pytest.param(query, id=key) for key, query in _annotations()]
 
-every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
+every_dashboard = pytest.mark.parametrize("dashboard", EVERY.values(), ids=EVERY)
 every_panel = pytest.mark.parametrize("panel", PANELS)
 every_target = pytest.mark.parametrize("query", TARGETS)
 every_query = pytest.mark.parametrize("query", [*TARGETS, *MENUS, *ANNOTATIONS])

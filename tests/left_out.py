@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -27,3 +28,8 @@ def lines(config: pytest.Config) -> list[str]:
     said = [f"{count} tests left out: {reason}" for reason, count in reasons.items()]
     reasons.clear()
     return said
+
+
+def on_ci() -> bool:
+    """There a skip would read as a pass of what matters most, so a missing server fails."""
+    return os.environ.get("CI", "").lower() in {"true", "1"}

@@ -28,9 +28,11 @@ STEPS = 60
 NAN_STEPS = range(20, 41)
 
 SMOOTH = "smooth"
-"""What a smoothed line is called, but for the spaces that put it into its place."""
+"""What a smoothed line is called."""
 EDGE = "edge"
 """An unseen point that widens the axis a little."""
+ABSENT = "absent"
+"""An unseen point whose name in the legend says that there is nothing to show."""
 
 Json = dict[str, Any]
 Line = dict[float, float]
@@ -62,6 +64,7 @@ def _stories() -> list[Story]:
 def _plain(seed: int = 0) -> Story:
     block = _block(0, STEPS, seed)
     params = {"lr": 0.1 + seed, "optimizer": "sgd", "warmup": 500 if seed % 2 else "none", "model/depth": 18}
+    params |= {"augment": "flip"} if seed % 2 else {}
     checkpoint = Event("checkpoint", 30, "Saved step 30")
     attempt = Attempt([block], events=[checkpoint])
     return Story(EXPERIMENT, PLAIN, START_NS, [attempt], params=params, tags={"model": "mlp", "dataset": "digits@1f3a"})
@@ -153,7 +156,7 @@ class Drawn:
     @property
     def smooth(self) -> dict[str, Line]:
         """The smoothed lines of a chart, by run."""
-        smooth = [one for one in self.fields if one["name"].strip() == SMOOTH]
+        smooth = [one for one in self.fields if one["name"] == SMOOTH]
         return {one["labels"]["name"]: _line(self.columns["x"], one["values"]) for one in smooth}
 
     @property
@@ -163,7 +166,7 @@ class Drawn:
         named = {
             one["labels"].get("name") if apart else one["name"].removeprefix("rank "): one["values"]
             for one in self.fields
-            if one["name"].strip() not in ("x", SMOOTH, EDGE)
+            if one["name"] not in ("x", SMOOTH, EDGE, ABSENT)
         }
         lines = {name: _line(x, values) for name, values in named.items()}
         return {name: line for name, line in lines.items() if line}
@@ -176,10 +179,6 @@ class Drawn:
             lines.setdefault(name, {})[x] = value
         return lines
 
-    def values_of(self, name: str) -> list[float]:
-        """Every value that was answered for one line."""
-        return [value for key, _, value in self._rows() if key == name]
-
     def _rows(self) -> Iterator[tuple[str, float, float]]:
         """Every row of the frames as (name of the line, x, value)."""
         for frame in self.frames:
@@ -187,7 +186,7 @@ class Drawn:
             columns = {one["name"]: values for one, values in zip(schema, frame["data"]["values"], strict=True)}
             keys = [one["name"] for one in schema if one["type"] == "string"]
             numbers = [one["name"] for one in schema if one["type"] == "number"]
-            for name in (name for name in numbers if name not in ("x", EDGE)):
+            for name in (name for name in numbers if name not in ("x", EDGE, ABSENT)):
                 names = columns[keys[0]] if keys else repeat(name)
                 rows = zip(names, columns["x"], columns[name], strict=False)
                 yield from (row for row in rows if row[2] is not None)
@@ -254,8 +253,8 @@ def repeats(panel: Json, menus: Menus) -> list[dict[str, Value]]:
     """What a panel is repeated for: the variable with each of its values, or once without any."""
     if not (name := panel.get("repeat")):
         return [{}]
-    chosen = menus.chosen(name)
-    return [{name: value} for value in chosen]
+    # Of no values Grafana draws one panel all the same.
+    return [{name: value} for value in menus.chosen(name) or [""]]
 
 
 def _steps(panel: Json, menus: Menus, scoped: Mapping[str, Value]) -> list[Json]:

@@ -15,7 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "metriclog"
 
 # Each of these knows a subject of its own; a second module that imports one has taken over a part of it.
-ONLY_ROOM = {"influxdb_client": "transport", "tenacity": "sender", "pandas": "reader"}
+ONLY_ROOM = {
+    "influxdb_client": "transport",
+    "tenacity": "sender",
+    "pandas": "reader",
+    "prometheus_client": "exposition",
+}
 
 IMPORT_LIMIT_MS = 60
 HEAVY = {

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from metriclog import dashboard_queries as queries
 from metriclog.grafana import __main__ as command
 from metriclog.grafana import links
 from tests.dashboard_files import (
     DASHBOARDS,
+    EVERY,
+    LIVE,
     Json,
     every_dashboard,
     every_panel,
@@ -29,8 +30,10 @@ from tests.grafana_interpolation import bare_variables, variable_formats
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "dashboards"
-FILES = ["runs.json", "compare.json", "run.json", "delivery.json"]
-GRAFANA_OWN = {"__field", "__value", "__data", "__url_time_range", "__to"}
+FILES = ["runs.json", "compare.json", "run.json", "delivery.json", "live.json"]
+HIDDEN, BEHIND_THE_DOTS = 2, 3
+GRAFANA_OWN = {"__field", "__value", "__data", "__url_time_range", "__to", "__range"}
+PROMETHEUS = {"type": "prometheus", "uid": "${prometheus}"}
 # The name that the data source gave is shed, rows become columns, the key column gets a plain name.
 COLUMNS = ["calculateField", "groupingToMatrix", "renameByRegex"]
 
@@ -83,14 +86,14 @@ def test_the_builders_load_no_heavy_package() -> None:
 def test_uids_and_titles_are_unique() -> None:
     """Two dashboards of one title in a folder stop that whole provider, with one log line."""
     for key in ("uid", "title"):
-        values = [dashboard[key] for dashboard in DASHBOARDS.values()]
+        values = [dashboard[key] for dashboard in EVERY.values()]
         assert len(values) == len(set(values))
 
 
 def test_the_addresses_are_those_that_links_and_alerts_know() -> None:
-    uids = [dashboard["uid"] for dashboard in DASHBOARDS.values()]
-    assert uids == ["metriclog-runs", "metriclog-compare", "metriclog-run", "metriclog-delivery"]
-    assert set(uids) == {links.RUNS_UID, links.COMPARE_UID, links.RUN_UID, links.DELIVERY_UID}
+    uids = [dashboard["uid"] for dashboard in EVERY.values()]
+    assert uids == ["metriclog-runs", "metriclog-compare", "metriclog-run", "metriclog-delivery", "metriclog-live"]
+    assert set(uids) == {links.RUNS_UID, links.COMPARE_UID, links.RUN_UID, links.DELIVERY_UID, links.LIVE_UID}
 
 
 @every_dashboard
@@ -120,7 +123,7 @@ def test_links_lead_only_to_dashboards_that_exist_and_carry_what_they_must(dashb
     urls = {text for text in strings(dashboard) if text.startswith("/d/")}
     assert urls
     for url in urls:
-        assert re.match(r"/d/(metriclog-\w+)\?", url)[1] in {made["uid"] for made in DASHBOARDS.values()}  # type: ignore[index]
+        assert re.match(r"/d/(metriclog-\w+)\?", url)[1] in {made["uid"] for made in EVERY.values()}  # type: ignore[index]
         assert "${datasource:queryparam}" in url
         assert "${experiment:queryparam}" in url or "var-experiment=" in url
         assert "resolution" not in url
@@ -137,7 +140,8 @@ def test_the_links_at_the_top_lead_to_the_other_dashboards_at_the_same_time(dash
 def test_the_table_with_the_hint_comes_first(dashboard: Json) -> None:
     first = dashboard["panels"][0]
     assert first["type"] == "table" and first["gridPos"]["y"] == 0
-    assert re.match("No (runs|reports) here. Widen the time range", first["fieldConfig"]["defaults"]["noValue"])
+    starts = "No live runs here. Start a job" if dashboard is LIVE else "No (runs|reports) here. Widen the time range"
+    assert re.match(starts, first["fieldConfig"]["defaults"]["noValue"])
     assert first["fieldConfig"]["overrides"][0]["matcher"]["id"] == "byRegexp", "or each empty cell shows the hint"
 
 
@@ -168,6 +172,8 @@ def test_a_panel_has_a_title_a_description_and_a_unit(panel: Json) -> None:
 @every_panel
 def test_a_panel_asks_the_chosen_data_source_in_raw_influxql(panel: Json) -> None:
     for target in panel["targets"]:
+        if panel["datasource"] == PROMETHEUS:
+            continue
         assert target["rawQuery"] is True and target["query"]
         assert target["datasource"] == panel["datasource"] == {"type": "influxdb", "uid": "${datasource}"}
 
@@ -181,6 +187,8 @@ def test_a_panel_says_for_which_version_it_was_written(panel: Json) -> None:
 @every_panel
 def test_series_have_a_name_and_tables_have_none(panel: Json) -> None:
     for target in panel["targets"]:
+        if panel["datasource"] == PROMETHEUS:
+            continue
         over_time = panel["type"] in ("timeseries", "state-timeline")
         assert (target["resultFormat"], "alias" in target) == (("time_series", True) if over_time else ("table", False))
 
@@ -209,7 +217,7 @@ def test_rows_become_columns_without_the_name_that_the_data_source_gave(panel: J
             assert steps[place + 1]["options"]["regex"] == rf"^(.*)\\{step['options']['columnField']}$"
         elif step["id"] == "groupingToMatrix" and step["options"]["rowField"].startswith("__"):
             assert [one["id"] for one in steps[place - 2 : place]] == ["groupBy", "renameByRegex"]
-            assert step["filter"] == steps[place - 1]["filter"] == steps[place - 2]["filter"]
+            assert len({json.dumps(one.get("filter")) for one in steps[place - 2 : place + 1]}) == 1
 
 
 @every_panel
@@ -227,15 +235,27 @@ def test_no_more_is_drawn_than_a_browser_can_bear() -> None:
     for menus in (compare, run):
         assert menus["metric_drawn"]["query"]["query"].endswith("LIMIT 12")
     repeated = {panel.get("repeat") for made in DASHBOARDS.values() for panel in panels_of(made)}
-    assert repeated == {None, "metric_drawn", "quantity"}
+    assert repeated == {None, "metric_drawn", "metric_ranked", "quantity"}
+    assert run["metric_ranked"]["query"]["query"].endswith("LIMIT 12")
 
 
 def test_what_is_hidden_stands_in_no_address() -> None:
     """A value in the address would win, even a stale one."""
-    for dashboard in DASHBOARDS.values():
+    for dashboard in EVERY.values():
         for variable in dashboard["templating"]["list"]:
-            if variable.get("hide"):
+            if variable.get("hide") == HIDDEN:
                 assert variable["skipUrlSync"] is True
+
+
+@every_dashboard
+def test_menus_of_rare_use_and_switches_take_no_room_but_work(dashboard: Json) -> None:
+    """On a page of 900 pixels with a long time range each menu at the top is a line of its own."""
+    menus = dashboard["templating"]["list"]
+    tucked = {variable["name"] for variable in menus if variable.get("hide") == BEHIND_THE_DOTS}
+    assert tucked <= {"datasource", "prometheus", "model", "dataset", "resolution"}
+    assert not any(variable.get("skipUrlSync") for variable in menus if variable["name"] in tucked)
+    assert sum("hide" not in variable for variable in menus) <= 8
+    assert {mark["placement"] for mark in dashboard["annotations"]["list"]} <= {"inControlsMenu"}
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------
@@ -275,75 +295,3 @@ def test_the_filters_of_runs_all_work_through_the_menu_of_runs() -> None:
 
 def test_best_is_the_lowest_or_the_highest_value_of_the_summaries() -> None:
     assert variables_of("runs")["best"]["query"] == "lowest : min,highest : max"
-
-
-# --- Compare and Run --------------------------------------------------------------------------------------------------
-
-
-def test_the_smooth_lines_lie_on_top_whatever_a_run_is_called() -> None:
-    """Fields are sorted by name, the last on top: in reverse, the space comes after every run id, which begins with a
-    letter, a digit, a dot, a hyphen or an underscore."""
-    panel = panel_of("compare", "$metric_drawn")
-    assert panel["transformations"][-2]["options"]["orderBy"] == [{"type": "name", "desc": True}]
-    steps = {step["id"]: step["options"] for step in panel["transformations"]}
-    assert steps["calculateField"]["alias"] == " smooth"
-    assert steps["calculateField"]["window"]["windowSize"] == "${smooth:raw}"
-    assert property_of(panel, " smooth", "custom.lineWidth") == 2
-    assert property_of(panel, "value", "custom.hideFrom")["legend"] is True
-    assert panel["targets"][0]["refId"] == "edge", "the join keeps the x of its first table"
-
-
-def test_smoothing_can_be_off_and_is_never_a_window_of_nothing() -> None:
-    sizes = [float(choice.rpartition(" : ")[2]) for choice in variables_of("compare")["smooth"]["query"].split(",")]
-    assert all(size > 0 for size in sizes) and min(sizes) < 1e-5
-
-
-def test_a_logarithmic_twin_is_folded_away_and_its_x_is_linear() -> None:
-    (row,) = (row for row in DASHBOARDS["metriclog/compare.json"]["panels"] if row.get("collapsed"))
-    (panel,) = row["panels"]
-    assert panel["fieldConfig"]["defaults"]["custom"]["scaleDistribution"] == {"type": "log", "log": 10}
-    assert property_of(panel, "x", "custom.scaleDistribution") == {"type": "linear"}
-
-
-def test_the_resolution_is_automatic_and_can_be_chosen() -> None:
-    for name in ("compare", "run"):
-        menus = variables_of(name)
-        first, *others = menus["resolution"]["query"].split(",")
-        assert first == "Auto : (${auto:raw})", "in brackets, or it would equal a manual choice and stick to it"
-        assert [other.rpartition(" : ")[2] for other in others][:3] == ["metrics", "metrics_10", "metrics_100"]
-        assert menus["auto"]["hide"] == 2
-
-
-def test_the_x_axis_menu_offers_the_steps_first_and_every_axis_there_is() -> None:
-    for name in ("compare", "run"):
-        menu = variables_of(name)["x"]
-        assert menu["query"].split(",") == [f"{label} : {text}" for label, text in queries.X_AXES.items()]
-        assert menu["current"]["text"] == "step"
-
-
-def test_a_spike_in_a_band_is_a_line_not_only_an_area() -> None:
-    panel = next(
-        panel
-        for panel in panels_of(DASHBOARDS["metriclog/run.json"])
-        if "band" in {target["refId"] for target in panel["targets"]}
-    )
-    assert property_of(panel, "max", "custom.lineWidth") == 1
-    assert property_of(panel, "max", "custom.fillBelowTo") == "min"
-
-
-def test_training_and_validation_are_told_apart_by_their_names() -> None:
-    def is_like(pattern: str, name: str) -> bool:
-        return re.search(pattern.removeprefix("/").removesuffix("/i"), name, re.I) is not None
-
-    for name in ("val/loss", "val_loss", "eval/accuracy", "Loss/test", "validation.f1"):
-        assert is_like(queries.VALIDATION_NAME, name) and not is_like(queries.TRAINING_NAME, name)
-    for name in ("train/loss", "train_loss", "Loss/train"):
-        assert is_like(queries.TRAINING_NAME, name) and not is_like(queries.VALIDATION_NAME, name)
-    for name in ("loss", "value", "trainer/lr", "interval"):
-        assert not is_like(queries.TRAINING_NAME, name) and not is_like(queries.VALIDATION_NAME, name)
-
-
-def test_the_file_holds_the_regex_of_the_matrix_key_as_grafana_reads_it() -> None:
-    text = (COMMITTED / "metriclog" / "run.json").read_text(encoding="utf-8")
-    assert r'"regex": "^(.*)\\\\metric$"' in text
-    assert json.loads(text)["uid"] == "metriclog-run"

@@ -23,6 +23,9 @@ WIDE_BY_PROMISE = {
     "init": "the keywords that W&B's and MLflow's users type, each independent of the others",
 }
 
+# Written by `python -m metriclog.grafana`, and compared with what it would write.
+GENERATED = {ROOT / "provisioning" / "grafana" / "alerting" / "metriclog.yaml"}
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -95,7 +98,8 @@ def _nesting(node: ast.AST) -> int:
 
 
 def test_no_source_file_is_longer_than_400_lines() -> None:
-    lengths = {path.relative_to(ROOT): len(_text(path).splitlines()) for path in FILES if _is_code(path)}
+    written = [path for path in FILES if _is_code(path) and path not in GENERATED]
+    lengths = {path.relative_to(ROOT): len(_text(path).splitlines()) for path in written}
     assert {str(path): length for path, length in lengths.items() if length > FILE_LINES} == {}
 
 

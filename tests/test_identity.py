@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metriclog.identity import Identity
-from metriclog.points import parse_line
+from metriclog.identity import Identity, address_in_grafana
+from metriclog.points import Field, parse_line
 
 START_NS = 1_795_000_000_000_000_000
 
@@ -54,6 +54,20 @@ def test_an_event_tells_step_and_elapsed_time_beside_its_texts() -> None:
     assert point.measurement == "events"
     assert point.tags == {"experiment": "exp, 1", "run": "r", "kind": "checkpoint"}
     assert point.fields == {**texts, "step": 7, "elapsed": 1500, "count": 1}
+
+
+def test_an_event_about_a_metric_bears_its_name_and_what_else_is_known() -> None:
+    texts: dict[str, Field] = {"title": "Spike: loss", "text": "", "level": "warning"}
+    fields = texts | {"count": 3, "value": 9.0, "window": 128}
+    point = parse_line(identity().event_line(START_NS, "divergence", fields, 7, metric="train/loss"))
+    assert point.tags == {"experiment": "exp, 1", "run": "r", "kind": "divergence", "metric": "train/loss"}
+    assert point.fields == {**fields, "step": 7, "elapsed": 0}
+
+
+def test_a_run_has_an_address_in_grafana_in_a_range_of_time() -> None:
+    assert address_in_grafana("http://g:3000", "exp, 1", "r", 1000, "now") == (
+        "http://g:3000/d/metriclog-run?var-experiment=exp%2C%201&var-run=r&from=1000&to=now"
+    )
 
 
 def test_the_journal_says_who_writes_it() -> None:

@@ -84,7 +84,8 @@ def test_whatever_is_added_below_the_folders_comes_along_but_what_editors_leave_
     newer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = {"provisioning/grafana/alerting/rules.yaml", "provisioning/RUNBOOK.md", "dashboards/metriclog/new.json"}
-    left = {"provisioning/.env", "provisioning/.DS_Store", "dashboards/new.json~", "provisioning/x/__pycache__/y.pyc"}
+    left = {"provisioning/.env", "provisioning/prometheus/targets/metriclog-host-7-0a1b2c3d.json"}
+    left |= {"provisioning/.DS_Store", "dashboards/new.json~", "provisioning/x/__pycache__/y.pyc"}
     for name in added | left:
         (newer / name).parent.mkdir(parents=True, exist_ok=True)
         (newer / name).write_text("{}")
@@ -259,6 +260,11 @@ def test_two_folders_have_different_secrets(folder: Path, tmp_path: Path) -> Non
         "METRICLOG_URL",
         "GRAFANA_ANONYMOUS",
         "GRAFANA_INFLUX_TOKEN",
+        "GRAFANA_ALERT_WEBHOOK",
+        "GRAFANA_ALERT_TYPE",
+        "PROMETHEUS_ALERT_WEBHOOK",
+        "PROMETHEUS_ALERT_TYPE",
+        "DOCKER_GATEWAY",
     }
 
 

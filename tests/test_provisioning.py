@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import metriclog
-from metriclog.grafana import dashboards, variables
+from metriclog.grafana import dashboards, live, variables
 
 ROOT = Path(__file__).resolve().parents[1]
 PROVISIONING = ROOT / "provisioning" / "grafana"
@@ -25,6 +25,8 @@ COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DATASOURCE = yaml.safe_load((PROVISIONING / "datasources" / "metriclog.yaml").read_text())["datasources"][0]
 PROVIDER = yaml.safe_load((PROVISIONING / "dashboards" / "metriclog.yaml").read_text())["providers"][0]
+NOTIFICATIONS_FILE = ROOT / "provisioning" / "compose" / "notifications.yaml"
+NOTIFICATIONS = yaml.safe_load(NOTIFICATIONS_FILE.read_text(encoding="utf-8"))
 # The line of .env.example that makes secrets, without the comment sign.
 SECRETS_COMMAND = next(line.removeprefix("#").strip() for line in EXAMPLE_TEXT.splitlines() if "umask" in line)
 
@@ -48,6 +50,12 @@ def mounts(service: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 @every_service
 def test_ports_are_bound_to_loopback(service: dict[str, Any]) -> None:
+    """In the network of the machine itself there are no ports to bind: there the program says where it listens."""
+    if service.get("network_mode") == "host":
+        places = [part.partition("=")[2] for part in service["command"] if "listen-address" in part]
+        assert {place.rpartition(":")[0] for place in places if place} <= {"127.0.0.1", "${DOCKER_GATEWAY:-172.17.0.1}"}
+        assert any(place.startswith("127.0.0.1:") for place in places)
+        return
     assert service["ports"]
     for port in service["ports"]:
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
@@ -55,8 +63,8 @@ def test_ports_are_bound_to_loopback(service: dict[str, Any]) -> None:
 
 def test_no_secret_is_written_in_the_compose_file() -> None:
     for service in SERVICES.values():
-        for name, value in service["environment"].items():
-            if re.search(r"PASSWORD|TOKEN", name):
+        for name, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|TOKEN|WEBHOOK", name):
                 assert value.startswith("${"), f"{name} must come from .env"
 
 
@@ -106,7 +114,7 @@ def test_the_line_that_makes_secrets_replaces_each_by_one_of_its_own(tmp_path: P
 
 @every_service
 def test_images_are_pinned_to_an_exact_release(service: dict[str, Any]) -> None:
-    assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+", service["image"])
+    assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", service["image"])
 
 
 def test_influxdb_is_the_version_that_the_tests_run_against() -> None:
@@ -125,26 +133,80 @@ def test_grafana_waits_for_influxdb() -> None:
 
 
 @every_service
-def test_mounts_are_named_volumes_or_existing_folders_that_cannot_be_written(service: dict[str, Any]) -> None:
+def test_mounts_are_named_volumes_or_existing_files_and_folders_that_cannot_be_written(service: dict[str, Any]) -> None:
     for source, _, read_only in mounts(service):
         if source.startswith("./"):
-            assert (ROOT / source).is_dir() and read_only
+            assert (ROOT / source).exists() and read_only
         else:
             assert source in COMPOSE["volumes"]
+
+
+def test_prometheus_and_its_alertmanager_are_only_there_where_they_are_asked_for() -> None:
+    profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
+    assert profiles == {"influxdb": None, "grafana": None, "prometheus": ["prometheus"], "alertmanager": ["prometheus"]}
+
+
+def test_prometheus_finds_its_rules_its_targets_and_alertmanager_where_compose_puts_them() -> None:
+    folder = ROOT / "provisioning" / "prometheus"
+    config = yaml.safe_load((folder / "prometheus.yml").read_text(encoding="utf-8"))
+    assert ("./provisioning/prometheus", "/etc/prometheus", True) in mounts(SERVICES["prometheus"])
+    assert "--config.file=/etc/prometheus/prometheus.yml" in SERVICES["prometheus"]["command"]
+    assert all((folder / name).is_file() for name in config["rule_files"])
+    (alertmanagers,) = config["alerting"]["alertmanagers"][0]["static_configs"]
+    (target,) = alertmanagers["targets"]
+    assert f"--web.listen-address={target}" in SERVICES["alertmanager"]["command"]
+    (job,) = config["scrape_configs"]
+    (files,) = job["file_sd_configs"][0]["files"]
+    announced = re.search(r"METRICLOG_PROMETHEUS_SD_DIR=\$PWD/(\S+)", EXAMPLE_TEXT)
+    assert announced and ROOT / announced[1] == (folder / files).parent and (folder / files).parent.is_dir()
+
+
+def test_grafana_reaches_prometheus_where_it_listens_for_containers() -> None:
+    url = SERVICES["grafana"]["environment"]["METRICLOG_PROMETHEUS_URL"]
+    assert url == "http://host.docker.internal:9090"
+    assert "host.docker.internal:host-gateway" in SERVICES["grafana"]["extra_hosts"]
+    assert "--web.listen-address=${DOCKER_GATEWAY:-172.17.0.1}:9090" in SERVICES["prometheus"]["command"]
 
 
 def test_every_provisioning_folder_is_mounted_where_grafana_looks() -> None:
     mounted = {(source, target) for source, target, _ in mounts(SERVICES["grafana"])}
     for folder in PROVISIONING.iterdir():
-        assert (f"./provisioning/grafana/{folder.name}", f"/etc/grafana/provisioning/{folder.name}") in mounted
+        ours, theirs = f"provisioning/grafana/{folder.name}", f"/etc/grafana/provisioning/{folder.name}"
+        for name in [f"/{path.name}" for path in folder.iterdir()] if folder.name == "alerting" else [""]:
+            assert (f"./{ours}{name}", f"{theirs}{name}") in mounted
+
+
+def test_only_the_grafana_of_the_compose_file_gets_notification_policies() -> None:
+    """They replace all that a Grafana has, so they lie apart from what can be mounted into any."""
+    mounted = {source: target for source, target, _ in mounts(SERVICES["grafana"])}
+    assert mounted["./provisioning/compose/notifications.yaml"].startswith("/etc/grafana/provisioning/alerting/")
+    for path in PROVISIONING.rglob("*.yaml"):
+        assert not {"policies", "contactPoints", "resetPolicies"} & yaml.safe_load(path.read_text()).keys(), path
+
+
+def test_without_a_webhook_the_address_is_one_that_says_what_is_missing() -> None:
+    """With an empty one Grafana would not start."""
+    address = SERVICES["grafana"]["environment"]["METRICLOG_ALERT_WEBHOOK"]
+    assert re.fullmatch(r"\$\{GRAFANA_ALERT_WEBHOOK:-http://127\.0\.0\.1:9/GRAFANA_ALERT_WEBHOOK-is-not-set\}", address)
+    (receiver,) = NOTIFICATIONS["contactPoints"][0]["receivers"]
+    assert receiver["settings"] == {"url": "$METRICLOG_ALERT_WEBHOOK"}
+    assert receiver["type"] == "$METRICLOG_ALERT_TYPE"
+
+
+def test_a_run_is_one_message_whatever_its_metrics_and_ranks() -> None:
+    (policy,) = NOTIFICATIONS["policies"]
+    assert policy["receiver"] == NOTIFICATIONS["contactPoints"][0]["name"]
+    assert set(policy["group_by"]) == {"alertname", "experiment", "run"}
 
 
 # --- Provisioning fits the compose file and the dashboards ----------------------------------------------------------
 
 
 def test_every_variable_in_provisioning_is_given_to_grafana() -> None:
-    texts = [path.read_text(encoding="utf-8") for path in PROVISIONING.rglob("*.yaml")]
-    code = "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("#"))
+    # In the alert rules nothing is replaced: there a dollar is Grafana's own.
+    files = [*(path for path in PROVISIONING.rglob("*.yaml") if path.parent.name != "alerting"), NOTIFICATIONS_FILE]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    code = "\n".join(line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#"))
     used = set(re.findall(r"\$(\w+)", code))
     assert used
     assert used == {name for name in SERVICES["grafana"]["environment"] if not name.startswith("GF_")}
@@ -152,6 +214,14 @@ def test_every_variable_in_provisioning_is_given_to_grafana() -> None:
 
 def test_the_data_source_is_the_one_that_the_dashboards_name() -> None:
     assert (DATASOURCE["uid"], DATASOURCE["name"]) == (variables.DATASOURCE_UID, variables.DATASOURCE_NAME)
+
+
+def test_the_prometheus_data_source_is_the_one_that_live_names_and_its_rules_are_not_asked_for() -> None:
+    """Where no Prometheus runs, Grafana would complain of rules that it cannot get."""
+    (source,) = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert (source["uid"], source["name"]) == (live.PROMETHEUS_UID, live.PROMETHEUS_NAME)
+    assert source["url"] == "$METRICLOG_PROMETHEUS_URL" and not source.get("isDefault")
+    assert source["jsonData"]["manageAlerts"] is False
 
 
 def test_the_data_source_speaks_influxql_with_a_token_from_the_environment() -> None:

@@ -42,18 +42,31 @@ ERRORS = [
     "UsageError",
 ]
 OTHERS = ["Receipt", "Run", "Settings", "__version__", "active_run", "finish", "init", "log", "log_metric"]
-OTHERS += ["log_metrics", "reader"]
+OTHERS += [
+    "log_metrics",
+    "reader",
+    "exposition",
+    "alert",
+    "Finding",
+    "NonFinite",
+    "Spike",
+    "Explosion",
+    "SlowDivergence",
+    "Plateau",
+]
+OTHERS += ["GradientExplosion", "RankSpread"]
 
 FUNCTIONS = {
     "init": "(experiment: str, *, name: str | None = None, run_id: str | None = None, resume: Resume = 'never', "
     "params: Mapping[str, object] | None = None, tags: Mapping[str, object] | None = None, model: str | None = None, "
-    "dataset: Dataset | None = None, rank: int | None = None, mode: Mode | None = None, "
+    "dataset: Dataset | None = None, rank: int | None = None, mode: Mode | None = None, watch: bool | None = None, "
     "settings: Settings | None = None) -> Run",
     "log": "(metrics: Mapping[str, SupportsFloat | Mapping[str, Any]], step: int | None = None, "
     "**options: Any) -> Receipt",
     "log_metric": "(key: str, value: SupportsFloat, step: int | None = None, timestamp: object = None) -> Receipt",
     "log_metrics": "(metrics: Mapping[str, SupportsFloat], step: int | None = None, timestamp: object = None) "
     "-> Receipt",
+    "alert": "(title: str, text: str = '', level: str = 'warning', wait_duration_s: float = 0.0) -> Receipt",
     "finish": "(status: Status = 'finished', timeout_s: float | None = None) -> None",
     "active_run": "() -> Run",
 }
@@ -68,6 +81,10 @@ RUN = {
     "params: Mapping[str, object] | Iterable[Any] = (), tags: Mapping[str, object] | Iterable[Any] = ()) -> Receipt",
     "log_params": "(self, params: Mapping[str, object]) -> Receipt",
     "event": "(self, kind: str, title: str, text: str = '', step: int | None = None, level: str = 'info') -> Receipt",
+    "watch": "(self, metric: str, rule: Rule | Sequence[Rule] | None = None, "
+    "on_fire: Callable[[Finding], object] | None = None) -> None",
+    "should_stop": "(self) -> bool",
+    "alert": "(self, title: str, text: str = '', level: str = 'warning', wait_duration_s: float = 0.0) -> Receipt",
     "flush": "(self, timeout_s: float | None = None) -> bool",
     "finish": "(self, status: Status = 'finished', timeout_s: float | None = None) -> None",
     "stats": "(self) -> dict[str, Any]",
@@ -76,7 +93,7 @@ RUN = {
     "url": "(self) -> str | None",
     "finished": "(self) -> bool",
 }
-RUN_INTERNALS = {"begin", "after_fork", "exit_timeout_s"}  # called by session.py alone
+RUN_INTERNALS = {"begin", "after_fork", "exit_timeout_s", "snapshot"}  # called by session.py and live.py alone
 RECEIPT = {
     "delivered": "(self) -> bool",
     "wait": "(self, timeout_s: float | None = None) -> bool",
@@ -112,8 +129,11 @@ TESTING_MODULE = {
     "read_points": "(path: Path, position: int = 0) -> Iterator[Point]",
     "number_of": "(point: Point) -> float",
 }
-SETTINGS = ["url", "token", "token_file", "org", "bucket", "dir", "mode", "grafana_url", "grafana_token", "verify_tls"]
+SETTINGS = ["url", "token", "token_file", "org", "bucket", "dir", "mode", "grafana_url", "grafana_token", "watch"]
+SETTINGS += ["alert_webhook", "alert_webhook_format", "alert_cooldown_s", "alert_max", "prometheus_port"]
+SETTINGS += ["prometheus_host", "prometheus_sd_dir", "prometheus_max_metrics", "prometheus_linger_s", "pushgateway_url"]
 SETTINGS += [
+    "verify_tls",
     "ca_file",
     "proxy",
     "connect_timeout_s",

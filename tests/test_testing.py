@@ -33,7 +33,7 @@ def test_what_code_logs_can_be_asked_for_by_name() -> None:
         assert captured.values("no/such") == []
         assert captured.params() == {"lr": 0.01, "opt": "adam"}
         assert [event.fields["title"] for event in captured.events("checkpoint")] == ["saved"]
-        assert {event.tags["kind"] for event in captured.events()} == {"start", "checkpoint", "finish"}
+        assert {event.tags["kind"] for event in captured.events()} == {"start", "checkpoint", "nonfinite", "finish"}
 
 
 def test_points_have_their_tags_fields_and_times() -> None:

@@ -69,7 +69,10 @@ class Trial:
 
 
 def log_steps(run: Run, steps: Iterable[Step], shown: Display) -> tuple[int, Status]:
-    """Log every step, up to PATIENCE_STEPS into a NaN loss; returns how many values that were, and how it ended."""
+    """Log every step, up to PATIENCE_STEPS into a NaN loss; returns how many values that were, and how it ended.
+
+    A NaN loss is journaled as an event without being asked: losses are watched.
+    """
     values = nan_steps = 0
     loss = math.nan
     for step in steps:
@@ -80,9 +83,6 @@ def log_steps(run: Run, steps: Iterable[Step], shown: Display) -> tuple[int, Sta
             run.event("phase", step.phase, step=step.number)
         loss = step.metrics[LOSS]
         nan_steps = nan_steps + 1 if math.isnan(loss) else 0
-        if nan_steps == 1:
-            text = f"learning rate {step.metrics['lr']:.3g}; training goes on for {PATIENCE_STEPS} steps at most"
-            run.event("note", f"{LOSS} became NaN", text, step=step.number, level="critical")
         if nan_steps == PATIENCE_STEPS:
             break
     return values, "finished" if math.isfinite(loss) else "failed"

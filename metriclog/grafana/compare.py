@@ -11,6 +11,7 @@ from metriclog.grafana.model import (
     Data,
     Fields,
     Heading,
+    Override,
     Panel,
     Section,
     Size,
@@ -21,6 +22,22 @@ from metriclog.grafana.model import (
 )
 
 _PER_METRIC = "metric_drawn"
+_LINES = (
+    "A line per run, smoothed over the part of the run that the menu Smoothing says; the raw line is faint behind it. "
+    "Of a step logged twice the newer value is drawn, of several ranks rank 0; NaN and infinite values are not drawn."
+)
+_NEWEST = "value (lastNotNull)"
+_BY_NAME = {"type": "name", "desc": False}
+_TO_TEXT = {"targetField": "value", "destinationType": "string"}
+_DIFFERENT = [
+    {"fieldName": f"{_NEWEST} (distinctCount)", "config": {"id": "greater", "options": {"value": 1}}},
+    {"fieldName": f"{_NEWEST} (count)", "config": {"id": "lower", "options": {"value": "${run_count:raw}"}}},
+]
+_BEYOND = [
+    {"type": "range", "options": {"from": 10, "to": None, "result": {"text": "> +1,000 %", "index": 0}}},
+    {"type": "range", "options": {"from": None, "to": -10, "result": {"text": "< −1,000 %", "index": 1}}},
+    {"type": "special", "options": {"match": "nan", "result": {"text": tables.DASH, "index": 2}}},
+]
 
 
 def compare() -> Dashboard:
@@ -30,10 +47,10 @@ def compare() -> Dashboard:
         ),
         time=TimeRange("now-90d", refresh="5m"),
         variables=variables.of_compare(),
-        links=[links.to_runs(), links.to_delivery()],
+        links=[links.to_runs(), links.to_delivery(), links.to_live()],
         panels=[_table()],
         sections=[
-            Section("Curves", [_curves(logarithmic=False)]),
+            Section("Curves", [_large_chart(), _curves(logarithmic=False)]),
             Section("Curves on a logarithmic scale", [_curves(logarithmic=True)], folded=True),
             Section("Final values", [_final_values()]),
             Section("What differs", [_params_that_differ(), _against_baseline()]),
@@ -52,73 +69,111 @@ def _table() -> Panel:
     )
 
 
+def _large_chart() -> Panel:
+    words = Words(
+        "Large chart: ${metric_large}",
+        f"The metric that the menu Large chart says. {_LINES} The colours are those of the smaller charts too, but for "
+        "a metric that not every run has. A click on a name shows that run alone, on a line opens its run.",
+    )
+    return curves.smoothed(words, Size(height=14), "metric_large", legend="right")
+
+
 def _curves(*, logarithmic: bool) -> Panel:
     scale = " Values of 0 and below have no place on this scale." if logarithmic else ""
     words = Words(
         "${metric_drawn} (logarithmic)" if logarithmic else "$metric_drawn",
-        "A line per run, smoothed over the part of the run that the menu Smoothing says; the raw line is faint behind "
-        "it. Of a step logged twice the newer value is drawn, of several ranks rank 0; NaN and infinite values are not "
-        f"drawn.{scale} A click on the legend shows that run alone, on a line opens its run.",
+        f"{_LINES}{scale} Which run has which colour is beside the large chart above, and under the mouse. A click on "
+        "a line opens its run.",
     )
-    return curves.smoothed(words, Size(width=12, height=10, repeat=_PER_METRIC), logarithmic=logarithmic)
+    size = Size(width=12, height=9, repeat=_PER_METRIC)
+    return curves.smoothed(words, size, _PER_METRIC, logarithmic=logarithmic)
+
+
+def _best_first() -> Data:
+    """The final values of one metric: of these two queries one has an answer."""
+    order = {"excludeByName": {"Time": True}, "indexByName": {"run": 0, "value": 1}, "renameByName": {}}
+    targets = [
+        Target("lower", queries.FINAL_WHERE_LOWER_IS_BETTER),
+        Target("higher", queries.FINAL_WHERE_HIGHER_IS_BETTER),
+    ]
+    steps = [
+        Transformation("organize", order),
+        Transformation("sortBy", {"sort": [{"field": "value"}]}, "lower"),
+        Transformation("sortBy", {"sort": [{"field": "value", "desc": True}]}, "higher"),
+    ]
+    return Data(targets, steps)
 
 
 def _final_values() -> Panel:
-    order = {"excludeByName": {"Time": True}, "indexByName": {"run": 0, "value": 1}, "renameByName": {}}
-    steps = [Transformation("organize", order), Transformation("sortBy", {"sort": [{"field": "value"}]})]
     return Panel(
         type="bargauge",
         title="$metric_drawn",
-        description="The last finite value of each run, the lowest first. Bars begin at 0: a negative value has none.",
-        data=Data([Target("final", queries.FINAL_BY_RUN)], steps),
+        description="The last finite value of each run, the best first: the highest of a metric whose name has "
+        "accuracy, acc, score, f1, auc, reward, return, bleu, precision, recall, per second or the like in it and no "
+        "loss or error; of any other the lowest. Bars begin at 0: a negative value has none.",
+        data=_best_first(),
         options={
             "orientation": "horizontal",
             "displayMode": "basic",
             "valueMode": "text",
-            "namePlacement": "top",
+            "namePlacement": "left",
             "showUnfilled": False,
             "sizing": "manual",
-            "minVizHeight": 36,
+            # Twenty fit into the panel.
+            "minVizHeight": 10,
             "maxVizHeight": 40,
             "reduceOptions": {"values": True, "fields": "/^value$/", "calcs": ["lastNotNull"], "limit": 40},
-            "text": {"valueSize": 13, "titleSize": 13},
+            "text": {"valueSize": 11, "titleSize": 11},
         },
         fields=Fields(
-            defaults={"min": 0, "unit": "none", "color": {"mode": "fixed", "fixedColor": "blue"}},
+            defaults={
+                "min": 0,
+                "unit": "none",
+                "noValue": "No final values yet.",
+                "color": {"mode": "fixed", "fixedColor": "blue"},
+            },
             overrides=tables.TEXTS,
         ),
-        size=Size(width=8, height=9, repeat=_PER_METRIC),
+        size=Size(width=8, height=12, repeat=_PER_METRIC),
     )
 
 
 def _params_that_differ() -> Panel:
-    targets: list[Target] = []
-    steps = [tables.without_time()]
+    """Numbers and texts are counted apart: a parameter of both kinds is missing from some runs as either."""
+    targets, steps = [], []
+    key = {"operation": "groupby", "aggregations": []}
+    newest = {"operation": "aggregate", "aggregations": ["lastNotNull"]}
+    counted = {"operation": "aggregate", "aggregations": ["distinctCount", "count"]}
     for field in ("number", "text"):
-        targets += [
-            Target(field, queries.param_values(field, "run_drawn")),
-            Target(f"{field}_variety", queries.param_variety(field)),
-        ]
-        steps += tables.matrix(field, "param", "run", field)
-    # Numbers and texts below each other: Grafana shows both in one column.
-    steps += [
-        Transformation("merge", {}, "/^$/"),
-        Transformation("merge", {}, "/_variety$/"),
-        tables.rename("__param", "param"),
-        Transformation("joinByField", {"byField": "param", "mode": "outerTabular"}),
-        Transformation("filterByValue", {"type": "include", "match": "all", "filters": [_greater("__variety", 1)]}),
-        Transformation("organize", tables.ordered(["param"], hidden=["__variety"])),
+        query = queries.param_values(field, "run_drawn", "value")
+        targets += [Target(field, query), Target(f"{field}_counts", query)]
+    steps = [
+        # In one column with the texts; and as they were written, 0.0005 and 1e-11.
+        Transformation("convertFieldType", {"conversions": [_TO_TEXT]}, "number"),
+        Transformation("merge", {}, "/^(number|text)$/"),
+        Transformation("sortBy", {"sort": [{"field": "Time"}]}),
+        Transformation("groupBy", {"fields": {"run": key, "param": key, "value": newest}}),
+        Transformation("groupBy", {"fields": {"param": key, f"{_NEWEST}": counted}}, "/_counts$/"),
+        Transformation("merge", {}, "/_counts$/"),
+        Transformation("joinByField", {"byField": "param", "mode": "inner"}),
+        Transformation("filterByValue", {"type": "include", "match": "any", "filters": _DIFFERENT}),
+        # To and fro: of no rows this makes no table, of which the panel says so, in place of a table without rows.
+        Transformation("partitionByValues", {"fields": ["param"], "keepFields": True, "naming": {"asLabels": False}}),
+        Transformation("merge", {}),
+        *tables.matrix(None, "run", "param", _NEWEST),
+        Transformation("organize", {"orderByMode": "auto", "orderBy": [_BY_NAME], **tables.ordered([])}),
+        Transformation("sortBy", {"sort": [{"field": "__run"}]}),
     ]
-    return _small_table(
+    return _table_by_run(
         "Parameters that differ",
-        "The parameters that have more than one value over these runs.",
+        "The parameters that are not the same in all of these runs. One that a run does not have is not the same.",
         Data(targets, steps),
         {"noValue": "No parameter differs between these runs."},
     )
 
 
 def _against_baseline() -> Panel:
-    minus = {"left": {"matcher": {"id": "byName", "options": "last"}}, "operator": "-", "right": _field("base")}
+    minus = {"left": _field("last"), "operator": "-", "right": _field("base")}
     over = {"left": _field("delta"), "operator": "/", "right": _field("base")}
     targets = [Target("last", queries.last_values("run_drawn")), Target("base", queries.BASELINE_VALUES)]
     steps = [
@@ -126,31 +181,24 @@ def _against_baseline() -> Panel:
         Transformation("joinByField", {"byField": "metric", "mode": "inner"}),
         Transformation("calculateField", {"mode": "binary", "alias": "delta", "timeSeries": False, "binary": minus}),
         Transformation("calculateField", {"mode": "binary", "timeSeries": False, "binary": over}),
-        Transformation(
-            "groupingToMatrix",
-            {"rowField": "metric", "columnField": "run", "valueField": "delta / base", "emptyValue": "null"},
-        ),
-        # The matrix may call its key column `metric\\run`.
-        tables.rename(r"metric\\run", "metric"),
-        Transformation("sortBy", {"sort": [{"field": "metric"}]}),
+        *tables.matrix(None, "run", "metric", "delta / base"),
+        Transformation("sortBy", {"sort": [{"field": "__run"}]}),
     ]
-    return _small_table(
+    return _table_by_run(
         "Difference to ${baseline}",
-        "By how much of the baseline's final value each run's final value lies above or below it.",
+        "By how much of the baseline's final value each run's final value lies above or below it. A baseline near 0 "
+        "makes that a number without a meaning: beyond tenfold, only this is said.",
         Data(targets, steps),
-        {"noValue": "No final values yet.", "unit": "percentunit", "decimals": 1},
+        {"noValue": "No final values yet.", "unit": "percentunit", "decimals": 1, "mappings": _BEYOND},
     )
-
-
-def _greater(name: str, value: float) -> dict[str, Any]:
-    return {"fieldName": name, "config": {"id": "greater", "options": {"value": value}}}
 
 
 def _field(name: str) -> dict[str, Any]:
     return {"matcher": {"id": "byName", "options": name}}
 
 
-def _small_table(title: str, description: str, data: Data, defaults: dict[str, Any]) -> Panel:
+def _table_by_run(title: str, description: str, data: Data, defaults: dict[str, Any]) -> Panel:
+    run = {"displayName": "Run", "custom.width": 220, "links": [links.run_named("__value.text").to_dict()]}
     return Panel(
         type="table",
         title=title,
@@ -159,17 +207,17 @@ def _small_table(title: str, description: str, data: Data, defaults: dict[str, A
         options={"showHeader": True, "cellHeight": "sm", "frozenColumns": {"left": 1}},
         fields=Fields(
             defaults={"unit": "none", **defaults},
-            custom={"minWidth": 100, "align": "auto", "wrapHeaderText": True},
-            overrides=tables.TEXTS,
+            custom={"minWidth": 110, "align": "auto", "wrapHeaderText": True},
+            overrides=[*tables.TEXTS, Override("byName", "__run", run)],
         ),
-        size=Size(width=12, height=9),
+        size=Size(height=10),
     )
 
 
 def _scatter() -> Panel:
     words = Words(
         "$metric_drawn against ${param}",
-        "A point per run: the parameter to the right, the last finite value of the metric upwards. Parameters that are "
-        "no numbers are not in the menu Parameter.",
+        "A point per run, whose name is under the mouse: the parameter to the right, the last finite value of the "
+        "metric upwards. Parameters that are no numbers are not in the menu Parameter.",
     )
     return curves.points_by_run(words, Size(width=8, height=9, repeat=_PER_METRIC))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from metriclog.grafana.compare import compare
 from metriclog.grafana.delivery import delivery
+from metriclog.grafana.live import live
 from metriclog.grafana.model import Dashboard
 from metriclog.grafana.one_run import one_run
 from metriclog.grafana.runs import runs
@@ -16,4 +17,5 @@ def all_dashboards() -> dict[str, Dashboard]:
         "metriclog/compare.json": compare(),
         "metriclog/run.json": one_run(),
         "metriclog/delivery.json": delivery(),
+        "metriclog/live.json": live(),
     }

@@ -35,7 +35,7 @@ def delivery() -> Dashboard:
         heading=Heading(links.DELIVERY_UID, "Delivery", "How the points get to the server, for all processes."),
         time=TimeRange("now-6h", refresh="30s"),
         variables=variables.of_delivery(),
-        links=[links.to_runs(), links.to_compare()],
+        links=[links.to_runs(), links.to_compare(), links.to_live()],
         panels=[_processes(), *_totals()],
         sections=[
             Section("Over time", [_pending(), _lag(), _delivered(), _retries(), _lost(), _heartbeats()]),
@@ -79,12 +79,16 @@ def _process_fields() -> Fields:
         overrides=[
             *tables.TEXTS,
             Override("byName", "run", open_run),
+            Override("byName", "experiment", {"custom.width": 150}),
             Override("byName", "Time", {"displayName": "last report", "unit": "dateTimeFromNow", "custom.width": 140}),
             Override("byName", "pending", {"displayName": "pending points", "unit": "short"}),
             Override("byName", "bytes", {"displayName": "pending bytes", "unit": "bytes"}),
             Override("byName", "lag", {"unit": "s", "decimals": 1}),
             Override("byName", "delivered", {"unit": "short"}),
-            *(Override("byName", name, tables.RED_FROM_ONE) for name in ("quarantined", "dropped")),
+            *(
+                Override("byName", name, {"custom.width": 125, **tables.RED_FROM_ONE})
+                for name in ("quarantined", "dropped")
+            ),
         ],
     )
 
@@ -151,20 +155,18 @@ def _retries() -> Panel:
 
 
 def _lost() -> Panel:
-    targets = [
-        Target("quarantined", queries.delivery_by_time("quarantined"), alias=f"quarantined {_PROCESS}"),
-        Target("dropped", queries.delivery_by_time("dropped"), alias=f"dropped {_PROCESS}"),
-    ]
-    return _lines(Words("Quarantined and dropped points", "Since each process began."), "short", targets)
+    return _by_time(
+        "Quarantined and dropped points",
+        "Refused for good by the server, or given up because disk or journal was full, since each process began.",
+        "short",
+        queries.DELIVERY_LOST,
+    )
 
 
 def _by_time(title: str, description: str, unit: str, query: str) -> Panel:
-    return _lines(Words(title, description), unit, [Target("by_time", query, alias=_PROCESS)])
-
-
-def _lines(words: Words, unit: str, targets: list[Target]) -> Panel:
     fields = Fields({"unit": unit, "min": 0}, {"spanNulls": False}, [links.run_named("__field.labels.run")])
-    return times.lines(words, Data(targets, interval=_INTERVAL), Size(width=12, height=8), fields)
+    data = Data([Target("by_time", query, alias=_PROCESS), times.edge(queries.DELIVERY_EDGE)], interval=_INTERVAL)
+    return times.lines(Words(title, description), data, Size(width=12, height=8), fields)
 
 
 def _heartbeats() -> Panel:

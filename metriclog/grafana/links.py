@@ -1,4 +1,4 @@
-"""The addresses of the four dashboards and the links between them: they keep the time range and what was chosen.
+"""The addresses of the dashboards and the links between them: they keep the time range and what was chosen.
 
 No link carries a resolution: a manual choice for one run is wrong for the next, and Grafana keeps it all the same.
 """
@@ -11,6 +11,7 @@ RUNS_UID = "metriclog-runs"
 COMPARE_UID = "metriclog-compare"
 RUN_UID = "metriclog-run"
 DELIVERY_UID = "metriclog-delivery"
+LIVE_UID = "metriclog-live"
 
 _ALWAYS = "${datasource:queryparam}&${experiment:queryparam}"
 _SAME_TIME = "${__url_time_range}"
@@ -26,6 +27,16 @@ def to_compare() -> Link:
 
 def to_delivery() -> Link:
     return Link("Delivery", f"/d/{DELIVERY_UID}?{_ALWAYS}&${{run:queryparam}}")
+
+
+def to_live() -> Link:
+    return Link("Live", f"/d/{LIVE_UID}?{_ALWAYS}&${{run:queryparam}}")
+
+
+def run_since_its_start() -> Link:
+    """From a row of a table of live runs: that run, from its start until now."""
+    experiment = "var-experiment=${__data.fields.experiment:percentencode}"
+    return Link("Open this run", f"{_to_run('__value.text', experiment)}&from=${{__data.fields.Age.numeric}}&to=now")
 
 
 def run_in_its_time() -> Link:

@@ -11,6 +11,9 @@ Json = dict[str, Any]
 DATASOURCE = {"type": "influxdb", "uid": "${datasource}"}
 """Every query goes to the InfluxDB data source that the dashboard's variable `datasource` names."""
 
+PROMETHEUS = {"type": "prometheus", "uid": "${prometheus}"}
+"""Every query in PromQL goes to the Prometheus data source that the dashboard's variable `prometheus` names."""
+
 ALL = {"text": ["All"], "value": ["$__all"]}
 AS_ANSWERED, ASCENDING = 0, 1
 """The order of a menu's choices."""
@@ -20,6 +23,7 @@ EVERYTHING = ".*"
 
 _ON_TIME_RANGE_CHANGE = 2
 _UNSEEN = 2
+_TUCKED_AWAY = 3
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,12 @@ class Variable:
         return {"name": self.name, **self.body}
 
 
-def datasource_variable(name: str, label: str, *, default_name: str, default_uid: str) -> Variable:
-    """A menu of the InfluxDB data sources."""
+def datasource_variable(
+    name: str, label: str, *, default_name: str, default_uid: str, kind: str = "influxdb"
+) -> Variable:
+    """A menu of the data sources of one kind."""
     current = {"text": default_name, "value": default_uid}
-    body = {"type": "datasource", "label": label, "query": "influxdb", "regex": "", "refresh": 1, "current": current}
+    body = {"type": "datasource", "label": label, "query": kind, "regex": "", "refresh": 1, "current": current}
     return Variable(name, body)
 
 
@@ -58,6 +64,27 @@ def hidden_variable(name: str, query: str, *, several: bool = True, regex: str =
     choice = _several("") if several else {"multi": False, "includeAll": False}
     unseen = {"hide": _UNSEEN, "skipUrlSync": True, "regex": regex}
     return Variable(name, {**_asking(query, AS_ANSWERED), **choice, **unseen})
+
+
+def prometheus_variable(name: str, label: str, query: str) -> Variable:
+    """A menu filled by a query of Grafana's to Prometheus. Several can be chosen; All stands for everything."""
+    return Variable(name, {"label": label, **_asking_prometheus(query), **_several(EVERYTHING)})
+
+
+def hidden_prometheus_variable(name: str, query: str, regex: str) -> Variable:
+    """The part that `regex` picks of each line of such a query's answer; in no menu and no address."""
+    unseen = {"hide": _UNSEEN, "skipUrlSync": True, "regex": regex}
+    return Variable(name, {**_asking_prometheus(query), **_several(""), **unseen})
+
+
+def _asking_prometheus(query: str) -> Json:
+    source = {"datasource": PROMETHEUS, "query": {"refId": "v", "query": query}, "definition": query}
+    return {"type": "query", "sort": ASCENDING, "refresh": _ON_TIME_RANGE_CHANGE, **source}
+
+
+def tucked_away(variable: Variable) -> Variable:
+    """The same menu behind the button with three dots, where it takes no room; Grafana 12.2 and older show it."""
+    return Variable(variable.name, {**variable.body, "hide": _TUCKED_AWAY})
 
 
 def _asking(query: str, sort: int) -> Json:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from metriclog.grafana.menus import DATASOURCE, Json, Variable
+from metriclog.grafana.menus import DATASOURCE, PROMETHEUS, Json, Variable
 
 SCHEMA_VERSION = 42
 PLUGIN_VERSION = "12.3.0"
@@ -61,6 +61,27 @@ class Fields:
         return {"defaults": defaults, "overrides": [override.to_dict() for override in self.overrides]}
 
 
+EDGE = Override(
+    "byName",
+    "edge",
+    {
+        "custom.axisPlacement": "right",
+        "custom.axisWidth": 36,
+        "custom.axisGridShow": False,
+        "custom.drawStyle": "line",
+        "custom.showPoints": "never",
+        "custom.hideFrom": {"legend": True, "tooltip": True, "viz": False},
+        "custom.scaleDistribution": {"type": "linear"},
+        "min": 0,
+        "max": 1,
+        "mappings": [{"type": "range", "options": {"from": -1, "to": 2, "result": {"text": " ", "index": 0}}}],
+        "links": [],
+    },
+)
+"""Makes a field called edge, in which all is 0, an unseen one with an axis at the right that has no labels. The axis at
+the bottom has room for its last label then, which else is cut."""
+
+
 @dataclass(frozen=True)
 class Target:
     """One InfluxQL query. Its answer is one table, or with an `alias` for their names as many time series."""
@@ -75,6 +96,21 @@ class Target:
             shape = {"resultFormat": "time_series", "alias": self.alias}
         query = {"rawQuery": True, "query": self.query, "policy": "default"}
         return {"refId": self.ref_id, "datasource": DATASOURCE, **query, **shape}
+
+
+@dataclass(frozen=True)
+class PromTarget:
+    """One query in PromQL. Its answer is a table of what holds now, or with a `legend` for names lines over time."""
+
+    ref_id: str
+    query: str
+    legend: str | None = None
+
+    def to_dict(self) -> Json:
+        shape: Json = {"format": "table", "instant": True, "range": False}
+        if self.legend is not None:
+            shape = {"format": "time_series", "instant": False, "range": True, "legendFormat": self.legend}
+        return {"refId": self.ref_id, "datasource": PROMETHEUS, "editorMode": "code", "expr": self.query, **shape}
 
 
 @dataclass(frozen=True)
@@ -97,9 +133,14 @@ class Transformation:
 class Data:
     """What a panel asks and how the answer is reshaped, in order; `$__interval` is `interval` or longer."""
 
-    targets: Sequence[Target] = ()
+    targets: Sequence[Target | PromTarget] = ()
     transformations: Sequence[Transformation] = ()
     interval: str | None = None
+
+    @property
+    def datasource(self) -> Json:
+        """Where all of it comes from."""
+        return PROMETHEUS if any(isinstance(target, PromTarget) for target in self.targets) else DATASOURCE
 
 
 @dataclass(frozen=True)
@@ -150,7 +191,7 @@ class Panel:
             "pluginVersion": PLUGIN_VERSION,
             "title": self.title,
             "description": self.description,
-            "datasource": DATASOURCE,
+            "datasource": self.data.datasource,
             "targets": [target.to_dict() for target in self.data.targets],
             "transformations": [step.to_dict() for step in self.data.transformations],
             "options": dict(self.options),
@@ -204,6 +245,7 @@ class Annotation:
     def to_dict(self) -> Json:
         target = {"refId": "Anno", "rawQuery": True, "resultFormat": "table", "query": self.query}
         look = {"name": self.name, "enable": True, "iconColor": self.color, "mappings": {}}
+        look |= {"placement": "inControlsMenu"}  # the switch for it, which would take a menu's room
         return {**look, "datasource": DATASOURCE, "target": target}
 
 

@@ -20,6 +20,8 @@ from metriclog.grafana.model import (
 )
 
 _EVENTS = 200
+_PAUSE_MS = 300_000
+_NO_RANKS = curves.Absence(queries.RANKS_ABSENT, "This run has no ranks, or none that logged a chosen metric")
 
 
 def one_run() -> Dashboard:
@@ -28,7 +30,7 @@ def one_run() -> Dashboard:
         # The charts over time need the run's own range, which the links that lead here bring along.
         time=TimeRange("now-7d", refresh="1m"),
         variables=variables.of_run(),
-        links=[links.to_runs(), links.to_compare(), links.to_delivery()],
+        links=[links.to_runs(), links.to_compare(), links.to_delivery(), links.to_live()],
         annotations=_annotations(),
         panels=[_state()],
         sections=[
@@ -69,7 +71,7 @@ def _training_against_validation() -> Panel:
         "dots at the bottom mark steps whose value was NaN or infinite.",
     )
     size = Size(width=12, height=10, repeat="quantity")
-    return curves.by_metric(words, queries.QUANTITY_CURVES, size, marks=queries.QUANTITY_MARKS)
+    return curves.of_quantity(words, size)
 
 
 def _every_metric() -> Panel:
@@ -87,7 +89,9 @@ def _learning_rate() -> Panel:
         "Learning rate",
         "Every metric whose name has lr or learning rate as a word.",
     )
-    return curves.by_metric(words, queries.LEARNING_RATE_CURVES, Size(width=12, height=8))
+    nothing = "No metric of this run has lr or learning rate as a word in its name"
+    absence = curves.Absence(queries.LEARNING_RATE_ABSENT, nothing)
+    return curves.by_metric(words, queries.LEARNING_RATE_CURVES, Size(width=12, height=8), absence)
 
 
 def _gradient_norm() -> Panel:
@@ -95,34 +99,40 @@ def _gradient_norm() -> Panel:
         "Gradient norm",
         "Every metric whose name has grad_norm, gradient norm or the like in it.",
     )
-    return curves.by_metric(words, queries.GRADIENT_NORM_CURVES, Size(width=12, height=8))
+    absence = curves.Absence(
+        queries.GRADIENT_NORM_ABSENT, "No metric of this run has grad_norm or the like in its name"
+    )
+    return curves.by_metric(words, queries.GRADIENT_NORM_CURVES, Size(width=12, height=8), absence)
 
 
 def _spread_of_ranks() -> Panel:
     words = Words(
-        "$metric_drawn over the ranks",
+        "Over the ranks: $metric_ranked",
         "The mean over the ranks in a band from the lowest to the highest rank.",
     )
-    return curves.spread_of_ranks(words, Size(width=8, height=8, repeat="metric_drawn"))
+    return curves.spread_of_ranks(words, Size(width=8, height=8, repeat="metric_ranked"), _NO_RANKS)
 
 
 def _each_rank() -> Panel:
-    words = Words("$metric_drawn on each rank", "A line per rank: which of them is apart from the others.")
-    return curves.ranks_apart(words, Size(width=8, height=8, repeat="metric_drawn"))
+    words = Words("On each rank: $metric_ranked", "A line per rank: which of them is apart from the others.")
+    return curves.ranks_apart(words, Size(width=8, height=8, repeat="metric_ranked"), _NO_RANKS)
 
 
 def _throughput() -> Panel:
     words = Words(
         "Throughput",
-        "Steps per second by the heartbeats, on the right, and every metric named like samples_per_second.",
+        "Steps per second by the metric that was logged most often; and, on the right, every metric named like "
+        "samples_per_second.",
     )
     asked = [
         Target("steps", queries.STEPS_PER_SECOND, alias="steps per second"),
         Target("logged", queries.THROUGHPUT_BY_TIME, alias="$tag_metric"),
+        times.edge(queries.STEPS_EDGE_BY_TIME),
     ]
-    nothing = "Fewer than two heartbeats, and no metric named like samples_per_second."
-    on_the_right = Override("byName", "steps per second", {"custom.axisPlacement": "right", "min": 0})
-    fields = Fields({"noValue": nothing}, overrides=[on_the_right])
+    nothing = "Fewer than twenty steps, and no metric named like samples_per_second."
+    on_the_left = Override("byName", "steps per second", {"custom.axisPlacement": "left", "min": 0})
+    broken_by_a_pause = {"spanNulls": False, "insertNulls": _PAUSE_MS, "axisPlacement": "right"}
+    fields = Fields({"noValue": nothing}, broken_by_a_pause, overrides=[on_the_left])
     return times.lines(words, Data(asked, interval="30s"), Size(height=8), fields)
 
 
@@ -132,9 +142,9 @@ def _quantity_by_time() -> Panel:
         "The same lines as above over the time of day, with what happened meanwhile: start, resume and finish in "
         "green, checkpoints in blue, non-finite values and divergence in red.",
     )
-    data = Data([Target("curves", queries.QUANTITY_BY_TIME, alias="$tag_metric")])
+    asked = [Target("curves", queries.QUANTITY_BY_TIME, alias="$tag_metric"), times.edge(queries.QUANTITY_EDGE_BY_TIME)]
     size = Size(width=12, height=9, repeat="quantity")
-    return times.lines(words, data, size, Fields(overrides=curves.of_splits()))
+    return times.lines(words, Data(asked), size, Fields(overrides=curves.of_splits()))
 
 
 def _events() -> Panel:

@@ -19,7 +19,7 @@ def runs() -> Dashboard:
         # Wide, because a run older than the range is in no menu, and a wide range does not squeeze a table.
         time=TimeRange("now-90d", refresh="1m"),
         variables=variables.of_runs(),
-        links=[links.to_compare(), links.to_delivery()],
+        links=[links.to_compare(), links.to_delivery(), links.to_live()],
         panels=[_table(), _events(), _alerts()],
     )
 

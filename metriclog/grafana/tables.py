@@ -78,7 +78,9 @@ def ordered(columns: Sequence[str], renamed: Mapping[str, str] | None = None, hi
     }
 
 
-def matrix(only: str, row: str, column: str, value: str, of_several: str = "lastNotNull") -> list[Transformation]:
+def matrix(
+    only: str | None, row: str, column: str, value: str, of_several: str = "lastNotNull"
+) -> list[Transformation]:
     """From rows (row, column, value) of one query to `__row` and one column for each name in `column`.
 
     `of_several` reduces the values of several rows to one.

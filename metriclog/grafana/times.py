@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from metriclog import dashboard_queries as queries
 from metriclog.grafana import tables
-from metriclog.grafana.model import Data, Fields, Panel, Size, Target, Words
+from metriclog.grafana.model import EDGE, Data, Fields, Panel, Size, Target, Words
+
+
+def edge(query: str) -> Target:
+    """An unseen point, whose axis without labels makes room for the last label of the time axis; else that is cut.
+
+    `query` must have no row where there is nothing to show, or the panel could not say so.
+    """
+    return Target(EDGE.argument, query, alias=EDGE.argument)
 
 
 def lines(words: Words, data: Data, size: Size, fields: Fields) -> Panel:
@@ -20,7 +28,9 @@ def lines(words: Words, data: Data, size: Size, fields: Fields) -> Panel:
             "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
             "tooltip": {"mode": "multi", "sort": "desc"},
         },
-        fields=Fields({**common, **fields.defaults}, {**look, **fields.custom}, fields.links, fields.overrides),
+        fields=Fields(
+            {**common, **fields.defaults}, {**look, **fields.custom}, fields.links, [*fields.overrides, EDGE]
+        ),
         size=size,
     )
 

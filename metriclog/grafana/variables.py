@@ -13,6 +13,7 @@ from metriclog.grafana.menus import (
     multi_custom_variable,
     multi_variable,
     single_variable,
+    tucked_away,
 )
 
 DATASOURCE_NAME = "metriclog-influxdb"
@@ -41,14 +42,18 @@ def of_runs() -> list[Variable]:
 
 
 def of_compare() -> list[Variable]:
-    """Compare: which runs and metrics, along what, how fine, how smooth."""
+    """Compare: which runs and metrics, along what, how fine, how smooth. What is rarely chosen takes no room."""
+    source, experiment = _source()
     return [
-        *_source(),
+        tucked_away(source),
+        experiment,
         _runs(),
         hidden_variable("run_drawn", queries.RUNS_DRAWN_MENU),
-        *_made_of(),
+        hidden_variable("run_count", queries.RUN_COUNT, several=False),
+        *map(tucked_away, _made_of()),
         _metric("run_drawn"),
         hidden_variable("metric_drawn", queries.metrics_drawn_menu("run_drawn")),
+        single_variable("metric_large", "Large chart", queries.METRIC_LARGE_MENU),
         *_axis("run_drawn"),
         custom_variable("smooth", "Smoothing", SMOOTHING),
         single_variable("baseline", "Baseline", queries.BASELINE_MENU),
@@ -57,15 +62,21 @@ def of_compare() -> list[Variable]:
 
 
 def of_run() -> list[Variable]:
-    """Run: which run, the newest at first."""
+    """Run: which run, the newest at first. A link to a run brings its own time range, which leaves little room."""
+    source, experiment = _source()
     return [
-        *_source(),
+        tucked_away(source),
+        experiment,
         single_variable("run", "Run", queries.RUN_MENU, sort=AS_ANSWERED),
-        *_made_of(),
+        *map(tucked_away, _made_of()),
         _metric("run"),
         hidden_variable("metric_drawn", queries.metrics_drawn_menu("run")),
         hidden_variable("quantity", queries.QUANTITY_MENU, regex=queries.QUANTITY_IN_NAME),
+        hidden_variable("learning_rate", queries.LEARNING_RATE_MENU),
+        hidden_variable("gradient_norm", queries.GRADIENT_NORM_MENU),
+        hidden_variable("densest", queries.DENSEST_METRIC, several=False),
         hidden_variable("rank", queries.RANKS_MENU),
+        hidden_variable("metric_ranked", queries.RANKED_MENU),
         *_axis("run"),
     ]
 
@@ -101,5 +112,5 @@ def _axis(run: str) -> list[Variable]:
     return [
         custom_variable("x", "X axis", queries.X_AXES),
         hidden_variable("auto", queries.auto_resolution(run), several=False),
-        custom_variable("resolution", "Resolution", queries.RESOLUTIONS),
+        tucked_away(custom_variable("resolution", "Resolution", queries.RESOLUTIONS)),
     ]

@@ -41,6 +41,7 @@ MESSAGE_BYTES = 1 << 16
 PR_SET_PTRACER, ANYBODY = 0x59616D61, ctypes.c_ulong(-1)  # so that strace may attach, which is no parent of the child
 TINY: dict[str, Any] = {
     "segment_bytes": 8 << 10, "free_floor_bytes": 0, "heartbeat_s": 3600.0, "flush_interval_s": 0.005, "connections": 1,
+    "watch": False,  # every point is counted here, and what the rules find are points too
 }  # fmt: skip
 KINDS = {
     "open": "/^open(at)?$", "allocate": "fallocate", "map": "mmap", "rename": "/^rename", "cut": "/^truncate",

@@ -8,16 +8,17 @@ from metriclog import dashboard_queries as queries
 from tests.grafana_interpolation import Value
 from tests.live import dashboard_data as data
 from tests.live.dashboard_page import Page, Row
-from tests.live.lines import START_NS
+from tests.live.lines import SECOND_NS, START_NS, line, run_state
 from tests.servers.api import Influx
 
+CURVES = queries.curves_by_run("metric_drawn")
 ALL = [data.PLAIN, data.RESUMED, data.FULL]
 
 
 def curves(influx: Influx, metric: str = data.LOSS, run: Value = ALL, **chosen: Value) -> list[Row]:
     """What a panel of Compare gets for a metric."""
     page = Page(influx, "compare", experiment=data.EXPERIMENT, run=run, **chosen)
-    return page.ask(queries.CURVES_BY_RUN, metric_drawn=metric)
+    return page.ask(CURVES, metric_drawn=metric)
 
 
 def points_of(rows: list[Row], run: str) -> list[tuple[float, float | None]]:
@@ -40,7 +41,7 @@ def test_a_nan_step_is_no_row_so_that_it_is_not_drawn_as_zero(filled: Influx) ->
 def test_without_the_guard_the_nan_step_would_be_a_row_of_null(filled: Influx) -> None:
     """The reason for the guard: if this fails, `"value" = "value"` may not be needed any more."""
     page = Page(filled, "compare", run=ALL)
-    unguarded = queries.CURVES_BY_RUN.replace(' AND "value" = "value"', "")
+    unguarded = CURVES.replace(' AND "value" = "value"', "")
     assert points_of(page.ask(unguarded, metric_drawn=data.LOSS), data.PLAIN)[2] == (2, None)
 
 
@@ -86,7 +87,7 @@ def test_every_x_axis_gives_numbers_that_are_rounded(filled: Influx, label: str,
 
 def test_the_edge_of_a_chart_is_its_highest_x(filled: Influx) -> None:
     page = Page(filled, "compare", experiment=data.EXPERIMENT, run=ALL)
-    (row,) = page.ask(queries.EDGE_OF_METRIC_BY_RUN, metric_drawn=data.LOSS)
+    (row,) = page.ask(queries.edge_of_runs("metric_drawn"), metric_drawn=data.LOSS)
     assert (row["x"], row["edge"]) == (29, 0)
 
 
@@ -136,12 +137,16 @@ def test_learning_rate_gradients_and_throughput_are_found_by_name(filled: Influx
 def test_each_rank_has_its_curve_and_a_run_without_ranks_has_none(filled: Influx) -> None:
     page = Page(filled, "run", run=data.FULL)
     assert page.menus.options["rank"] == ["0", "1"]
-    rows = page.ask(queries.RANKS_APART, metric_drawn=data.LOSS)
+    rows = page.ask(queries.RANKS_APART, metric_ranked=data.LOSS)
     assert [(row["rank"], row["value"]) for row in rows if row["x"] == 3] == [("0", 3.0), ("1", 103.0)]
-    assert len(page.ask(queries.RANKS_TOGETHER, metric_drawn=data.LOSS)) == len(rows) == 60
+    assert len(page.ask(queries.RANKS_TOGETHER, metric_ranked=data.LOSS)) == len(rows) == 60
+    assert page.ask(queries.RANKS_ABSENT) == []
     without = Page(filled, "run", run=data.PLAIN)
     assert without.menus.options["rank"] == []
-    assert without.ask(queries.RANKS_TOGETHER, metric_drawn=data.LOSS) == []
+    assert without.menus.options["metric_ranked"] == []
+    assert without.ask(queries.RANKS_TOGETHER, metric_ranked="") == []
+    (row,) = without.ask(queries.RANKS_ABSENT)
+    assert (row["x"], row["absent"]) == (0, 0)
 
 
 # --- By the wall clock ------------------------------------------------------------------------------------------------
@@ -154,9 +159,36 @@ def test_a_time_without_heartbeats_is_a_hole(filled: Influx) -> None:
     assert None in said[first:last], "it was silent for four minutes"
 
 
-def test_steps_per_second_come_from_the_heartbeats(filled: Influx) -> None:
-    rows = Page(filled, "run", run=data.FULL).ask(queries.STEPS_PER_SECOND)
-    assert rows and all(row["rate"] == pytest.approx(1.0, rel=0.1) for row in rows)
+def test_what_no_metric_is_named_like_is_said_at_the_beginning_of_the_run(filled: Influx) -> None:
+    asked = (queries.LEARNING_RATE_ABSENT, queries.GRADIENT_NORM_ABSENT)
+    without = Page(filled, "run", run=data.PLAIN)
+    assert [[(row["x"], row["absent"]) for row in without.ask(query)] for query in asked] == [[(0, 0)], [(0, 0)]]
+    with_both = Page(filled, "run", run=data.FULL)
+    assert [with_both.ask(query) for query in asked] == [[], []]
+
+
+@pytest.mark.parametrize("resolution", ["(metrics)", "metrics_10"])
+def test_steps_per_second_come_from_buckets_of_steps(filled: Influx, resolution: str) -> None:
+    rows = Page(filled, "run", run=data.FULL, resolution=resolution).ask(queries.STEPS_PER_SECOND)
+    assert [row["rate"] for row in rows] == [1.0, 1.0]
+
+
+def test_a_run_that_was_resumed_from_an_older_step_goes_on_at_once(influx: Influx) -> None:
+    """Steps 0 to 99 at one a second, and two minutes later 50 to 149; the highest step stands still for a while."""
+    of = {"experiment": "e", "run": "r", "metric": "loss"}
+    attempts = [(first, START_NS + second * SECOND_NS) for first, second in ((0, 0), (50, 220))]
+    points = [
+        line("metrics_10", of, f"value=1.0,min=1.0,max=1.0,step={step + 5}i", begin_ns + (step - first + 9) * SECOND_NS)
+        for first, begin_ns in attempts
+        for step in range(first, first + 100, 10)
+    ]
+    summary = line("summary", of, "last=1.0,count=200i", START_NS + 319 * SECOND_NS)
+    state = run_state({"experiment": "e", "run": "r"}, "finished", 150, START_NS + 320 * SECOND_NS)
+    influx.write("\n".join([*points, summary, state]))
+    rows = Page(influx, "run").ask(queries.STEPS_PER_SECOND)
+    assert [row["rate"] for row in rows] == [1.0] * 18
+    times = [(row["time"] - START_NS // 1_000_000) // 1000 for row in rows]
+    assert not [time for time in times if 99 < time < 239], "nothing while it was away"
 
 
 def test_annotations_are_of_their_kinds(filled: Influx) -> None:

@@ -16,8 +16,22 @@ from tests.servers.api import Influx
 
 DAY_MS = 86_400_000
 
-# The state of a run is asked for twice, as one that is silent and as one that is not, and found once.
-MAY_BE_EMPTY = {"Run ${run}:state"}
+MAY_BE_EMPTY = {
+    # The state of a run is asked for twice, as one that is silent and as one that is not, and found once.
+    "Run ${run}:state",
+    # Of a metric either high or low values are the good ones: both that are drawn here are losses.
+    "$metric_drawn:higher",
+    # These find something where there is nothing to show.
+    "Learning rate:absent",
+    "Gradient norm:absent",
+    "Over the ranks: $metric_ranked:absent",
+    "On each rank: $metric_ranked:absent",
+}
+
+
+def scoped(metric: str) -> dict[str, Value]:
+    """The metric for each panel that is of one."""
+    return dict.fromkeys(("metric_drawn", "metric_large", "metric_ranked"), metric)
 
 
 every_page = pytest.mark.parametrize("name", ["runs", "compare", "run", "delivery"])
@@ -32,7 +46,7 @@ def test_every_query_finds_something_in_a_filled_bucket(filled: Influx, name: st
     page = Page(filled, name, experiment=data.EXPERIMENT, baseline=data.FULL, **one_run)
     for key, query in page.queries():
         drawn = ((data.LOSS, "loss"), ("broken/loss", "broken/loss"))  # one is all finite, the other all NaN
-        found = [page.ask(query, metric_drawn=metric, quantity=quantity) for metric, quantity in drawn]
+        found = [page.ask(query, quantity=quantity, **scoped(metric)) for metric, quantity in drawn]
         assert any(found) or key in MAY_BE_EMPTY, key
 
 
@@ -47,7 +61,7 @@ def test_an_empty_bucket_is_no_error(influx: Influx, name: str) -> None:
     """With empty menus the variables are empty: All of no values is the pattern `()`."""
     page = Page(influx, name)
     for key, query in page.queries():
-        assert page.ask(query, metric_drawn="", quantity="") == [], key
+        assert page.ask(query, quantity="", **scoped("")) == [], key
 
 
 @every_page
@@ -56,7 +70,7 @@ def test_a_time_range_without_points_is_empty(filled: Influx, name: str) -> None
     long_ago = (data.FROM_MS - 60 * DAY_MS, data.FROM_MS - 50 * DAY_MS)
     page = Page(filled, name, long_ago, experiment=data.EXPERIMENT, run=[data.PLAIN])
     for key, query in page.queries():
-        assert page.ask(query, metric_drawn=data.LOSS, quantity="loss") == [], key
+        assert page.ask(query, quantity="loss", **scoped(data.LOSS)) == [], key
 
 
 @every_page
@@ -112,6 +126,16 @@ def test_the_longest_run_says_how_fine_the_curves_are(filled: Influx) -> None:
 
     assert resolution(run=[data.PLAIN, data.FULL]) == "(metrics)"
     assert resolution(run=[data.PLAIN, data.LONG]) == "(metrics_10000)"
+
+
+def test_the_metric_that_was_logged_most_often_says_how_fast_a_run_is(influx: Influx) -> None:
+    """Of those that were finite at all."""
+    of = {"experiment": "e", "run": "r"}
+    counts = {"eval/loss": 5, "train/loss": 900, "broken": 1000}
+    lines = [f"summary,experiment=e,run=r,metric={name} count={count}i" for name, count in counts.items()]
+    points = [f"{line}{'' if 'broken' in line else ',last=0.5'} {START_NS}" for line in lines]
+    influx.write("\n".join([*points, run_state(of, "finished", 1, START_NS)]))
+    assert Page(influx, "run").menus.chosen("densest") == ["train/loss"]
 
 
 def test_a_quantity_is_what_the_names_on_all_splits_share(filled: Influx) -> None:
@@ -200,12 +224,57 @@ def test_parameters_are_numbers_or_texts(filled: Influx) -> None:
     assert numbers == {"lr": 0.1, "seed": 1.0, "steps": 12.0} and texts == {"optimizer": "sgd"}
 
 
-def test_parameters_that_differ_have_more_than_one_value(filled: Influx) -> None:
-    page = Page(filled, "compare", run=[data.PLAIN, data.RESUMED])
-    variety = {
-        row["param"]: row["__variety"] for kind in ("number", "text") for row in page.ask(queries.param_variety(kind))
+def test_numbers_and_texts_can_come_in_columns_of_one_name(filled: Influx) -> None:
+    page = Page(filled, "compare", run=[data.PLAIN])
+    values = {
+        row["param"]: row["value"]
+        for field in ("number", "text")
+        for row in page.ask(queries.param_values(field, "run_drawn", "value"))
     }
-    assert variety == {"lr": 2, "seed": 1, "steps": 1, "optimizer": 2}
+    assert values == {"lr": 0.1, "seed": 1.0, "steps": 12.0, "optimizer": "sgd"}
+
+
+def test_the_number_of_runs_is_that_of_the_runs_drawn(filled: Influx) -> None:
+    """A parameter that fewer runs have is not the same in all of them."""
+    assert Page(filled, "compare", run=[data.PLAIN, data.LIVE]).menus.chosen("run_count") == ["2"]
+    assert Page(filled, "compare", experiment=data.EXPERIMENT).menus.chosen("run_count") == ["6"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("eval/accuracy", True),
+        ("val_acc", True),
+        ("test/top5.acc@1", True),
+        ("f1", True),
+        ("eval/F1-macro", True),
+        ("bleu4", True),
+        ("roc_auc", True),
+        ("episode_reward", True),
+        ("return", True),
+        ("samples_per_second", True),
+        ("mAP50", True),
+        ("reward_loss", False),
+        ("train/loss", False),
+        ("accuracy_error", False),
+        ("bitmap", False),
+        ("lr", False),
+        ("perplexity", False),
+        ("acceleration", False),
+    ],
+)
+def test_whether_high_values_of_a_metric_are_the_good_ones_is_guessed_by_its_name(
+    influx: Influx, metric: str, higher: bool
+) -> None:
+    of = "experiment=e,run=r"
+    points = [f"summary,{of},metric={metric} last=0.5,count=1i {START_NS}"]
+    influx.write("\n".join([*points, run_state({"experiment": "e", "run": "r"}, "finished", 1, START_NS)]))
+    page = Page(influx, "compare")
+    found = [
+        len(page.ask(query, metric_drawn=metric))
+        for query in (queries.FINAL_WHERE_HIGHER_IS_BETTER, queries.FINAL_WHERE_LOWER_IS_BETTER)
+    ]
+    assert found == [int(higher), int(not higher)]
 
 
 def test_events_come_newest_first_with_their_run_and_metric(filled: Influx) -> None:

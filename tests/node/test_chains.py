@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 
@@ -14,7 +16,6 @@ from tests.servers.node import Node
 
 PANELS = {(uid, panel["id"]): panel for uid, panel in panels.all_panels()}
 TRENDS = {key: panel for key, panel in PANELS.items() if panel["type"] == "trend"}
-LINES = ("value", panels.SMOOTH)
 CHARTS = {key: panel for key, panel in TRENDS.items() if any("${x:raw}" in one["query"] for one in panel["targets"])}
 
 
@@ -76,7 +77,8 @@ def test_a_chart_over_steps_has_each_x_once_and_numbers_beside_it(key: Key, draw
 def test_smoothed_lines_are_drawn_over_the_others(key: Key, drawn: dict[Key, list[Drawn]]) -> None:
     """Columns are drawn in their order, and what was logged is a cloud where there are many runs."""
     for one in known(drawn[key]):
-        is_smooth = [field["name"].strip() == panels.SMOOTH for field in one.fields if field["name"].strip() in LINES]
+        names = [field["name"] for field in one.fields]
+        is_smooth = [name == panels.SMOOTH for name in names if name not in ("x", panels.EDGE)]
         assert is_smooth == sorted(is_smooth)
 
 
@@ -95,8 +97,7 @@ def test_a_smoothed_line_is_where_its_line_is_and_leaves_its_bounds_nowhere(
     for one in known(drawn[key]):
         for run, smooth in one.smooth.items():
             assert smooth.keys() == one.lines[run].keys()
-            # Before any of several values at one x is dropped.
-            values = one.values_of(run)
+            values = one.lines[run].values()
             slack = 1e-9 * max(map(abs, values))
             assert all(min(values) - slack <= value <= max(values) + slack for value in smooth.values())
 
@@ -134,6 +135,37 @@ def test_one_resumed_run_alone_is_one_line_with_its_newest_values(drawn: dict[Ke
     assert one.smooth.keys() == {RESUMED}
 
 
+@pytest.mark.parametrize("view", ["all", "a resumed run alone"])
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_the_smoothed_line_of_a_resumed_run_knows_nothing_of_what_its_second_attempt_replaced(
+    share: float, view: str, drawn: dict[Key, list[Drawn]], node: Node
+) -> None:
+    """Each point is the mean of those around it by step, not by the time at which they were logged."""
+    one = drawing(drawn, "metriclog-compare", "$metric_drawn", view, metric_drawn="train/loss")
+    steps = [{**step, "options": {**step["options"]}} for step in one.transformations]
+    for step in steps:
+        if step["id"] == "calculateField":
+            step["options"] = {**step["options"], "window": {**step["options"]["window"], "windowSize": str(share)}}
+    (result,) = node.transform([{"transformations": steps, "frames": one.frames}])
+    smooth = Drawn(one.repeated, steps, one.frames, result).smooth[RESUMED]
+    values = list(panels.logged("train/loss")[RESUMED].values())
+    window = math.ceil(share * len(values))
+    ahead, behind = math.ceil(window / 2) - 1, window // 2
+    means = [fmean(values[max(0, place - behind) : place + ahead + 1]) for place in range(len(values))]
+    assert list(smooth.values()) == pytest.approx(means)
+
+
+def test_a_chart_of_what_a_run_did_not_log_has_a_point_to_say_so_at_each_end_of_the_run(
+    drawn: dict[Key, list[Drawn]],
+) -> None:
+    without = drawing(drawn, "metriclog-run", "On each rank: $metric_ranked", metric_ranked="").columns
+    assert (without["x"], without[panels.ABSENT], without[panels.EDGE]) == ([0, 59], [0, None], [None, 0])
+    ranked = drawing(drawn, "metriclog-run", "On each rank: $metric_ranked", "ranks", metric_ranked="train/loss")
+    assert panels.ABSENT not in ranked.columns
+    rate = drawing(drawn, "metriclog-run", "Learning rate").columns
+    assert "lr" in rate and panels.ABSENT not in rate
+
+
 def test_nan_values_are_marks_at_the_edge_and_a_gap_in_the_line(drawn: dict[Key, list[Drawn]]) -> None:
     one = drawing(drawn, "metriclog-run", "$quantity", quantity="loss")
     assert one.lines["nonfinite"] == dict.fromkeys(panels.NAN_STEPS, 0)
@@ -154,11 +186,13 @@ def test_the_band_holds_the_mean(drawn: dict[Key, list[Drawn]]) -> None:
 
 
 def test_ranks_are_a_line_each_and_together_a_band(drawn: dict[Key, list[Drawn]]) -> None:
-    each_rank = drawing(drawn, "metriclog-run", "$metric_drawn on each rank", "ranks", metric_drawn="train/loss").lines
+    each_rank = drawing(
+        drawn, "metriclog-run", "On each rank: $metric_ranked", "ranks", metric_ranked="train/loss"
+    ).lines
     assert each_rank.keys() == {"0", "1", "2"}
     assert each_rank["0"] == panels.logged("train/loss")[RANKED]
     together = drawing(
-        drawn, "metriclog-run", "$metric_drawn over the ranks", "ranks", metric_drawn="train/loss"
+        drawn, "metriclog-run", "Over the ranks: $metric_ranked", "ranks", metric_ranked="train/loss"
     ).columns
     for x, low, mean, high in zip(*(together[name] for name in ("x", "min", "mean", "max")), strict=True):
         values = [line[x] for line in each_rank.values()]
@@ -177,14 +211,40 @@ def test_the_table_of_runs_has_a_row_a_run_of_this_experiment(drawn: dict[Key, l
 
 
 def test_of_the_parameters_only_those_that_differ_are_compared(drawn: dict[Key, list[Drawn]]) -> None:
+    """Also one that is a number in some runs and a text in others, and one that some runs do not have."""
     columns = drawing(drawn, "metriclog-compare", "Parameters that differ").columns
-    assert "lr" in columns["param"]
-    assert not {"optimizer", "model/depth"} & set(columns["param"])
-    row = {name: values[columns["param"].index("lr")] for name, values in columns.items()}
-    assert row == {"param": "lr", PLAIN: 0.1, WITH_NAN: 1.1, RESUMED: 2.1, RANKED: 3.1}
+    assert list(columns) == ["__run", "augment", "lr", "warmup"], "and neither optimizer nor model/depth"
+    assert list(zip(*columns.values(), strict=True)) == [
+        (RESUMED, None, "2.1", "none"),
+        (WITH_NAN, "flip", "1.1", "500"),
+        (PLAIN, None, "0.1", "none"),
+        (RANKED, "flip", "3.1", "500"),
+    ]
+
+
+def test_one_run_alone_has_no_parameters_that_differ(drawn: dict[Key, list[Drawn]]) -> None:
+    """And no table without rows either, of which the panel would not say that there is nothing in it."""
+    assert drawing(drawn, "metriclog-compare", "Parameters that differ", "a plain run alone").result["frames"] == []
 
 
 def test_a_run_does_not_differ_from_itself(drawn: dict[Key, list[Drawn]]) -> None:
     columns = drawing(drawn, "metriclog-compare", "Difference to ${baseline}").columns
-    assert columns.keys() == {"metric", PLAIN, WITH_NAN, RESUMED, RANKED}
-    assert [name for name, values in columns.items() if set(values) == {0}] == [RESUMED]
+    assert columns.keys() == {"__run", "train/loss", "train/accuracy", "grad_norm", "lr", "samples_per_second"} | {
+        "eval/loss",
+        "eval/accuracy",
+        panels.ACCURACY,
+    }
+    rows = {run: values for run, *values in zip(*columns.values(), strict=True)}
+    assert rows.keys() == {PLAIN, WITH_NAN, RESUMED, RANKED}
+    assert [run for run, values in rows.items() if set(values) == {0}] == [RESUMED]
+
+
+@pytest.mark.parametrize(("metric", "best_first"), [("eval/loss", min), ("eval/accuracy", max)])
+def test_of_the_final_values_the_best_comes_first(
+    metric: str, best_first: Callable[..., float], drawn: dict[Key, list[Drawn]]
+) -> None:
+    ((uid, number),) = [key for key, panel in PANELS.items() if panel["type"] == "bargauge"]
+    (one,) = [one for one in known(drawn[uid, number, "all"]) if one.repeated == {"metric_drawn": metric}]
+    last = {run: list(line.values())[-1] for run, line in panels.logged(metric).items()}
+    assert dict(zip(one.columns["run"], one.columns["value"], strict=True)) == pytest.approx(last)
+    assert one.columns["value"] == sorted(last.values(), reverse=best_first is max)

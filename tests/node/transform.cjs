@@ -36,17 +36,20 @@ grafana.standardTransformersRegistry.setInit(() =>
   }))
 );
 
-// A stand-in: this one is part of the page and not of the package. One frame for each value of one column, without that
-// column, named as the value. The tests in a browser see what the page's own makes of it.
+// A stand-in: this one is part of the page and not of the package. One frame for each value of one column, named as the
+// value; without that column unless fields are kept. The tests in a browser see what the page's own makes of it.
 function parts([frame], { fields: [key], keepFields, naming }) {
-  if (keepFields || naming?.asLabels !== false) {
-    throw new Error('the stand-in for partitionByValues knows keepFields: false and naming.asLabels: false alone');
+  if (!frame) {
+    return [];
+  }
+  if (naming?.asLabels !== false) {
+    throw new Error('the stand-in for partitionByValues knows naming.asLabels: false alone');
   }
   const keys = frame.fields.find((field) => field.name === key)?.values ?? [];
   return [...new Set(keys)].map((name) => {
     const rows = [...keys.keys()].filter((row) => keys[row] === name);
     const fields = frame.fields
-      .filter((field) => field.name !== key)
+      .filter((field) => keepFields || field.name !== key)
       .map((field) => ({ ...field, config: { ...field.config }, state: undefined, values: rows.map((row) => field.values[row]) }));
     return { name, refId: `${frame.refId}-${name}`, meta: frame.meta, length: rows.length, fields };
   });

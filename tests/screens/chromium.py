@@ -25,14 +25,26 @@ _BUSY = "[aria-label='Panel loading bar']"
 # Panels, and the rows between them.
 _HEIGHT_JS = """() => Math.ceil(Math.max(0, ...[...document.querySelectorAll(".react-grid-item")]
     .map(item => item.getBoundingClientRect().bottom + window.scrollY)))"""
-_PANELS_JS = """panels => panels.map(panel => ({
-    number: parseInt(panel.closest("[data-viz-panel-key]").dataset.vizPanelKey.split("-")[1]),
-    title: panel.dataset.testid.replace("data-testid Panel header ", ""),
-    text: panel.innerText,
-    failed: panel.querySelector("[data-testid='data-testid Panel status error']") !== null,
-    names: panel.querySelectorAll("[data-testid^='data-testid VizLegend series']").length,
-    rows: panel.querySelectorAll("[role='row']").length - 1,
-}))"""
+_PANELS_JS = """panels => {
+    const isColored = canvas => {
+        const {width, height} = canvas;
+        const pixels = width && height ? canvas.getContext("2d").getImageData(0, 0, width, height).data : [];
+        for (let at = 0; at < pixels.length; at += 4) {
+            const [red, green, blue] = [pixels[at], pixels[at + 1], pixels[at + 2]];
+            if (Math.max(red, green, blue) - Math.min(red, green, blue) > 60) return true;
+        }
+        return false; // axes, grid and labels are grey
+    };
+    return panels.map(panel => ({
+        number: parseInt(panel.closest("[data-viz-panel-key]").dataset.vizPanelKey.split("-")[1]),
+        title: panel.dataset.testid.replace("data-testid Panel header ", ""),
+        text: panel.innerText,
+        failed: panel.querySelector("[data-testid='data-testid Panel status error']") !== null,
+        names: panel.querySelectorAll("[data-testid^='data-testid VizLegend series']").length,
+        colored: [...panel.querySelectorAll("canvas")].some(isColored),
+        rows: panel.querySelectorAll("[role='row']").length - 1,
+    }));
+}"""
 
 
 def executable() -> Path | None:
@@ -59,7 +71,8 @@ def launched() -> Iterator[Browser]:
 
 @dataclass(frozen=True)
 class Seen:
-    """One panel as it is on the page: its number in the dashboard, the names in its legend, the rows of its table."""
+    """One panel as it is on the page: its number in the dashboard, the names in its legend, the rows of its table, and
+    whether there is anything but grey on its chart."""
 
     number: int
     title: str
@@ -67,6 +80,7 @@ class Seen:
     failed: bool
     names: int
     rows: int
+    colored: bool
 
     @property
     def lines(self) -> list[str]:

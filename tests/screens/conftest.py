@@ -10,6 +10,7 @@ import pytest
 
 from tests.left_out import leave_out, lines
 from tests.screens import chromium, demo_data
+from tests.screens.pager import Paging, paging_grafana, quick_copy
 from tests.servers import grafana as grafana_servers
 from tests.servers.api import Influx, Server, new_bucket
 from tests.servers.grafana_api import Grafana
@@ -22,14 +23,14 @@ HERE = Path(__file__).resolve().parent
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
-        if _uses(item, "grafana"):
+        if _uses_grafana(item):
             item.add_marker("live_grafana")
     yield
     # Of those that are left after -m and -k.
-    if not config.option.collectonly and any(_uses(item, "grafana") for item in items):
+    if not config.option.collectonly and any(_uses_grafana(item) for item in items):
         found = config.stash[_FOUND] = grafana_servers.find(by_name="live_grafana" in config.option.markexpr)
         if isinstance(found, Missing):
-            leave_out(config, items, lambda item: _uses(item, "grafana"), found.reason)
+            leave_out(config, items, _uses_grafana, found.reason)
         if reason := _no_browser():
             leave_out(config, items, lambda item: _uses(item, "browser"), reason)
 
@@ -40,6 +41,10 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 def _uses(item: pytest.Item, fixture: str) -> bool:
     return HERE in item.path.parents and fixture in getattr(item, "fixturenames", ())
+
+
+def _uses_grafana(item: pytest.Item) -> bool:
+    return any(_uses(item, fixture) for fixture in ("grafana", "paging", "paging_nobody"))
 
 
 def _no_browser() -> str | None:
@@ -56,6 +61,32 @@ def grafana(pytestconfig: pytest.Config, influxdb_server: Server) -> Iterator[Gr
     found = pytestconfig.stash[_FOUND]
     assert not isinstance(found, Missing)
     with grafana_servers.running(found, influxdb_server) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def paging(
+    pytestconfig: pytest.Config, influxdb_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Paging]:
+    """A Grafana of one's own that evaluates the alert rules every ten seconds and tells a webhook."""
+    found = pytestconfig.stash[_FOUND]
+    assert not isinstance(found, Missing)
+    if isinstance(found, grafana_servers.External):
+        pytest.skip("a Grafana that somebody else runs gets no other rules and notification policies")
+    with paging_grafana(found, influxdb_server, tmp_path_factory.mktemp("paging")) as running:
+        yield running
+
+
+@pytest.fixture
+def paging_nobody(pytestconfig: pytest.Config, influxdb_server: Server, tmp_path: Path) -> Iterator[Grafana]:
+    """A Grafana with the notifications of the compose file, where .env names nobody to tell."""
+    found = pytestconfig.stash[_FOUND]
+    assert not isinstance(found, Missing)
+    if isinstance(found, grafana_servers.External):
+        pytest.skip("a Grafana that somebody else runs gets no other notification policies")
+    quick_copy(tmp_path / "provisioning", "metriclog")
+    given = grafana_servers.Given(tmp_path / "provisioning", grafana_servers.compose_defaults("METRICLOG_ALERT_"))
+    with grafana_servers.running(found, influxdb_server, given) as running:
         yield running
 
 

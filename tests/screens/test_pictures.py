@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.dashboard_files import panels_of
-from tests.panels import DASHBOARDS
+from tests.panels import ABSENT, DASHBOARDS
 from tests.screens import chromium, demo_data
 from tests.servers.api import Influx
 from tests.servers.grafana_api import Grafana
@@ -54,7 +54,7 @@ SCENES = {
     "long": Scene(demo_data.LONG, demo_data.LONG_RUN, open_rows=True),
     "empty": Scene("", "", open_rows=True, empty=True),
 }
-_RANKS = {("metriclog-run", f"$metric_drawn {words}") for words in ("over the ranks", "on each rank")}
+_RANKS = {("metriclog-run", f"{words}: $metric_ranked") for words in ("Over the ranks", "On each rank")}
 _ONE_RUN = {("metriclog-compare", "Parameters that differ")}
 NOTHING_THERE: Mapping[str, set[tuple[str, str]]] = {
     "twenty": _RANKS,
@@ -63,6 +63,8 @@ NOTHING_THERE: Mapping[str, set[tuple[str, str]]] = {
     "long": _RANKS | _ONE_RUN | {("metriclog-run", "Learning rate"), ("metriclog-run", "Gradient norm")},
 }
 """Scene → the panels that have nothing to show in it."""
+LEGENDS = {("metriclog-compare", "twenty"): {"Large chart: ${metric_large}": 20}}
+"""Page → the charts with a legend, and how many names that has."""
 
 
 def panels(dashboard: dict[str, Any], *, in_closed_rows: bool) -> dict[int, dict[str, Any]]:
@@ -109,6 +111,10 @@ def test_a_dashboard_shows_what_there_is_and_no_error(
     if not chosen.empty:
         blank = {(uid, made[panel.number]["title"]) for panel in sight.panels if is_blank(made[panel.number], panel)}
         assert blank == {(of, title) for of, title in NOTHING_THERE.get(scene, ()) if of == uid}
+        for panel in sight.panels:
+            assert says_why(made[panel.number], panel) or not is_blank(made[panel.number], panel), panel.title
+    named = {made[panel.number]["title"]: panel.names for panel in sight.panels if panel.names}
+    assert LEGENDS.get((uid, scene), named) == named
 
 
 def folder() -> Path:
@@ -134,6 +140,16 @@ def is_broken(panel: chromium.Seen) -> bool:
 
 def is_blank(made: Mapping[str, Any], panel: chromium.Seen) -> bool:
     """Whether a panel has nothing to show: it says so in Grafana's words or in its own, or has no line and no row."""
-    if any(NOTHING.search(line) or line == made["fieldConfig"]["defaults"].get("noValue") for line in panel.lines):
+    if any(NOTHING.search(line) for line in panel.lines) or says_why(made, panel):
         return True
-    return {"trend": panel.names, "timeseries": panel.names, "table": panel.rows}.get(made["type"], 1) == 0
+    # A chart over steps may have no legend, and one by the wall clock coloured marks without a line.
+    return not {"trend": panel.colored, "timeseries": panel.names, "table": panel.rows}.get(made["type"], True)
+
+
+def says_why(made: Mapping[str, Any], panel: chromium.Seen) -> bool:
+    """Whether a panel has our words for nothing to show on it: in its midst, or as a name in the legend of a chart."""
+    ours = {made["fieldConfig"]["defaults"].get("noValue")}
+    for override in made["fieldConfig"]["overrides"]:
+        if override["matcher"]["options"] == ABSENT:
+            ours |= {one["value"] for one in override["properties"] if one["id"] == "displayName"}
+    return not ours.isdisjoint(panel.lines)

@@ -15,8 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from tests.servers import build
 from tests.servers.api import Server
@@ -95,30 +97,48 @@ def pinned_image() -> str:
     return found[1]
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a Grafana is started with: its provisioning files, and settings beside those of all tests."""
+
+    provisioning: Path = PROVISIONING
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
 @contextmanager
-def running(source: External | Home | Image, influx: Server) -> Iterator[Grafana]:
+def running(source: External | Home | Image, influx: Server, given: Given | None = None) -> Iterator[Grafana]:
     """A Grafana whose provisioned data source reads `influx`; an external one is taken as it is."""
     if isinstance(source, External):
         yield source.grafana
         return
-    started = _from_home(source, influx) if isinstance(source, Home) else _in_container(source, influx)
+    given = given or Given()
+    started = _from_home(source, influx, given) if isinstance(source, Home) else _in_container(source, influx, given)
     with started as grafana:
         yield grafana
 
 
+def compose_defaults(prefix: str) -> dict[str, str]:
+    """What docker-compose.yml sets for Grafana where .env says nothing, of the names that begin so."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    given = compose["services"]["grafana"]["environment"].items()
+    found = {name: re.fullmatch(r"\$\{\w+:-(.+)\}", value) for name, value in given if name.startswith(prefix)}
+    return {name: match[1] for name, match in found.items() if match}
+
+
 @contextmanager
-def _from_home(source: Home, influx: Server) -> Iterator[Grafana]:
+def _from_home(source: Home, influx: Server, given: Given) -> Iterator[Grafana]:
     temporary = tempfile.TemporaryDirectory(prefix="metriclog-grafana-", ignore_cleanup_errors=True)
-    with temporary as folder, _process(source, Path(folder), influx) as grafana:
+    with temporary as folder, _process(source, Path(folder), influx, given) as grafana:
         yield grafana
 
 
 @contextmanager
-def _process(source: Home, folder: Path, influx: Server) -> Iterator[Grafana]:
+def _process(source: Home, folder: Path, influx: Server, given: Given) -> Iterator[Grafana]:
     port, log = free_port(), folder / "grafana.log"
     command = [str(source.path / "bin" / "grafana"), "server", "--homepath", str(source.path)]
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("GF_", "METRICLOG_"))}
-    env = {**surroundings, **_settings(influx.url, influx.token, DASHBOARDS, port), **_paths(folder)}
+    settings = {**_settings(influx.url, influx.token, DASHBOARDS, port), **given.settings}
+    env = {**surroundings, **settings, **_paths(folder, given.provisioning)}
     with log.open("ab") as out:
         process = subprocess.Popen(command, cwd=source.path, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
@@ -129,12 +149,12 @@ def _process(source: Home, folder: Path, influx: Server) -> Iterator[Grafana]:
         _end(process)
 
 
-def _paths(folder: Path) -> dict[str, str]:
+def _paths(folder: Path, provisioning: Path) -> dict[str, str]:
     """Folders of Grafana's own. Provisioning is linked in, because Grafana complains about each folder that is not."""
     for name in ("provisioning", "plugins", "log"):
         (folder / name).mkdir()
     for name in {"datasources", "dashboards", "alerting", "plugins"}:
-        shipped = PROVISIONING / name
+        shipped = provisioning / name
         place = folder / "provisioning" / name
         place.symlink_to(shipped) if shipped.is_dir() else place.mkdir()
     paths = {"DATA": folder, "LOGS": folder / "log", "PLUGINS": folder / "plugins"}
@@ -152,13 +172,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _in_container(source: Image, influx: Server) -> Iterator[Grafana]:
+def _in_container(source: Image, influx: Server, given: Given) -> Iterator[Grafana]:
     port, name = free_port(), f"metriclog-test-{secrets.token_hex(6)}"
 
     def alive() -> bool:
         return docker("inspect", "--format", "{{.State.Running}}", name).strip() == "true"
 
-    docker("create", "--name", name, *_container(influx, port), source.name)
+    docker("create", "--name", name, *_container(influx, port, given), source.name)
     try:
         docker("start", name)
         grafana = Grafana(f"http://127.0.0.1:{port}")
@@ -168,7 +188,7 @@ def _in_container(source: Image, influx: Server) -> Iterator[Grafana]:
         docker("rm", "--force", "--volumes", name)
 
 
-def _container(influx: Server, port: int) -> list[str]:
+def _container(influx: Server, port: int, given: Given) -> list[str]:
     """The arguments of `docker create`. Only Linux lets a container use the machine's own loopback."""
     url, inside = influx.url, "/etc/metriclog/dashboards"
     settings: dict[str, str] = {}
@@ -178,9 +198,9 @@ def _container(influx: Server, port: int) -> list[str]:
         network = ["--publish", f"127.0.0.1:{port}:{port}"]
         url = re.sub(r"//(127\.0\.0\.1|localhost)\b", "//host.docker.internal", url)
         settings = {"GF_SERVER_HTTP_ADDR": ""}
-    settings = {**_settings(url, influx.token, Path(inside), port), **settings}
+    settings = {**_settings(url, influx.token, Path(inside), port), **settings, **given.settings}
     mounts = [f"{DASHBOARDS}:{inside}:ro"]
-    mounts += [f"{path}:/etc/grafana/provisioning/{path.name}:ro" for path in sorted(PROVISIONING.iterdir())]
+    mounts += [f"{path}:/etc/grafana/provisioning/{path.name}:ro" for path in sorted(given.provisioning.iterdir())]
     options = [("--env", f"{name}={value}") for name, value in settings.items()]
     options += [("--volume", mount) for mount in mounts]
     return [*network, *(part for option in options for part in option)]
@@ -195,6 +215,7 @@ def _settings(influx_url: str, influx_token: str, dashboards: Path, port: int) -
         "METRICLOG_DASHBOARDS_DIR": str(dashboards),
         "METRICLOG_INFLUX_URL": influx_url,
         "METRICLOG_INFLUX_TOKEN": influx_token,
+        "METRICLOG_PROMETHEUS_URL": "http://127.0.0.1:9",  # where none runs, nothing else is the worse for it
     }
 
 

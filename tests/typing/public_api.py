@@ -29,6 +29,7 @@ def train(run: Run) -> list[Receipt]:
         run.log_batch([("loss", 0.5), ("loss", 0.4, 7)], params={"lr": 0.1}, tags={"team": "a"}),
         run.log_params({"lr": 0.1, "net": {"depth": 3}, "name": None}),
         run.event("checkpoint", "best so far", text="epoch 3", step=7, level="info"),
+        run.alert("disk is slow", "reading takes 80 % of a step", level="WARN", wait_duration_s=60),
     ]
     assert_type(receipts[0], Receipt)
     assert_type(receipts[0].wait(0.0), bool)
@@ -37,16 +38,28 @@ def train(run: Run) -> list[Receipt]:
     return receipts
 
 
+def watch(run: Run) -> None:
+    """Every way to watch that a script may use."""
+    found: list[metriclog.Finding] = []
+    run.watch("train/loss", on_fire=found.append)
+    run.watch("eval/*", metriclog.Spike())
+    run.watch("grad_norm", [metriclog.NonFinite(), metriclog.GradientExplosion()], lambda finding: finding.step)
+    assert_type(run.should_stop, bool)
+    assert_type(found[0].baseline if found else None, float | None)
+
+
 def whole() -> testing.Captured:
     """A run from start to end."""
     with testing.capture() as captured, metriclog.init("exp", params={"lr": 0.1}, tags={"fold": 3}, rank=0) as run:
         assert_type(run, Run)
         assert_type(run.run_id, str)
         assert_type(run.url, str | None)
+        watch(run)
         train(run)
         assert_type(run.flush(0.0), bool)
         assert_type(metriclog.active_run(), Run)
         metriclog.log({"loss": 0.5})
+        assert_type(metriclog.alert("done"), Receipt)
         metriclog.finish("finished", timeout_s=0.0)
     assert_type(captured.values("loss"), list[float])
     assert_type(captured.curve("loss"), list[tuple[int, float]])
@@ -67,6 +80,9 @@ def mistakes(run: Run) -> None:
     run.log({"loss": 1.0}, "3")  # type: ignore[arg-type]
     run.log({"loss": 1.0}, 3, 1_700_000_000.0)  # type: ignore[call-arg]
     run.finish("done")  # type: ignore[arg-type]
+    run.watch("loss", "spike")  # type: ignore[arg-type]
+    run.watch("loss", metriclog.Spike)  # type: ignore[arg-type]
+    run.should_stop = True  # type: ignore[misc]
     metriclog.init("exp", resume="yes")  # type: ignore[arg-type]
     metriclog.init("exp", mode="on")  # type: ignore[arg-type]
     metriclog.init("exp", dataset=7)  # type: ignore[arg-type]

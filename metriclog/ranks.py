@@ -16,20 +16,25 @@ _TRIFLE: Final = 0.01  # share of the median below which a distance is none
 
 @dataclass(frozen=True, slots=True)
 class RankSpread:
-    """A rank whose value is far from the median of the others at the same step. Only ever a warning.
+    """A rank whose value is far from the median of the others at the same step: a warning, critical if it stays.
 
     factor: how many times the usual distance of a rank from the median is far. persist: for how many steps more than
-    it was near. min_ranks: fewer cannot outvote one.
+    it was near. stays: as many steps, and more than `times` as large as the others, is critical. min_ranks: fewer
+    cannot outvote one.
     """
 
     name: ClassVar[str] = "rank_spread"
     factor: float = 6.0
     persist: int = 16
+    stays: int = 500
+    times: float = 2.75
     min_ranks: int = 3
 
     def __post_init__(self) -> None:
         check("RankSpread", "factor", self.factor, 1)
         check("RankSpread", "persist", self.persist, 1, whole=True)
+        check("RankSpread", "stays", self.stays, 1, whole=True)
+        check("RankSpread", "times", self.times, 1)
         check("RankSpread", "min_ranks", self.min_ranks, 3, whole=True)
 
     def start(self) -> RankState:
@@ -43,12 +48,13 @@ class RankState:
     A step is judged when every known rank has reported it, or when too many newer ones wait.
     """
 
-    __slots__ = ("_open", "_rule", "_scores", "_usual", "_waiting")
+    __slots__ = ("_apart", "_open", "_rule", "_scores", "_usual", "_waiting")
 
     def __init__(self, rule: RankSpread) -> None:
         self._rule = rule
         self._waiting: dict[int, dict[str, float]] = {}
         self._scores: dict[str, int] = {}
+        self._apart: dict[str, int] = {}  # ranks that are many times as large as the others, and for how long
         self._usual = -1.0
         self._open: dict[str, Sign] = {}
 
@@ -86,10 +92,27 @@ class RankState:
             far = abs(value - others) > max(limit, _TRIFLE * max(abs(others), abs(value)))
             score = self._scores[rank]
             self._scores[rank] = min(score + 1, 2 * self._rule.persist) if far else max(score - 1, 0)
-            sign = self._change(rank, value, others) if far or score else None
+            sign = self._stay(rank, value, others) if far or rank in self._apart else None
+            sign = sign or (self._change(rank, value, others) if far or score else None)
             if sign is not None:
                 found.append((rank, step, value, sign))
         return found
+
+    def _stay(self, rank: str, value: float, others: float) -> Sign | None:
+        """Whether a rank is so far away that it does not learn, for long; harder data are less or pass."""
+        far = value - others > (self._rule.times - 1) * abs(others)
+        steps = self._apart[rank] = max(self._apart.get(rank, 0) + (1 if far else -4), 0)
+        if not steps:
+            del self._apart[rank]
+        sign = self._open.get(rank)
+        if steps < self._rule.stays or sign is None or sign.level == "critical":
+            return None
+        text = (
+            f"rank {rank} is at {number(value)}, the others at {number(others)}, for {steps} steps: it does not train "
+            "with them; stop, and compare its weights and its data shard with theirs"
+        )
+        self._open[rank] = sign._replace(level="critical", baseline=others, window=steps, advice=text)
+        return self._open[rank]
 
     def _change(self, rank: str, value: float, others: float) -> Sign | None:
         score, sign = self._scores[rank], self._open.get(rank)

@@ -19,7 +19,8 @@ _TRIFLE: Final = 0.005  # share of the largest value in the window below which n
 _SMALL: Final = 0.005  # share of the largest level so far below which a rise is not worth a word
 _LOST_SHARE: Final = 0.53
 _HIGH_PEAK, _KEPT_SHARE = 0.75, 0.35  # after a peak so high less may be lost: it was no step of the data
-_SHARE, _PATIENCE = 0.45, 2000
+_SHARE, _PATIENCE = 0.3, 1500
+_SOON: Final = 192  # for a level thrice as high as all before
 _FALLING: Final = 4  # x as long for a level that falls: a cosine that restarts is slow at first
 _PEAKS, _PEAK_AGE = 8, 4096  # single values that passed, which raise the limit for so many samples
 _BACK: Final = 16  # samples in a row at the old level after which a spike is over
@@ -102,7 +103,7 @@ class Spike:
 
     window: samples that make the median and the deviation, the newest one not among them. warmup: samples before the
     rule is active. persist: a spike is a warning; it is critical when it has stood without coming down for so many
-    samples and 45 % of the curve before it (2,000 at most; 8,000 while it falls), and has cost more than half of what
+    samples and 30 % of the curve before it (1,500 at most; 6,000 while it falls), and has cost more than half of what
     training had won, or is twice as high as all that was seen before; sooner if it is thrice as high.
     """
 
@@ -266,14 +267,18 @@ class SpikeState:
         kept = not self._progress.improved() or self._progress.given_back(level) < _KEPT_SHARE
         return kept or waited >= _FALLING * self._settled()
 
+    def _early(self) -> float:
+        """A block of other data, as long as what came before, is no trouble yet."""
+        return min(self._rule.persist, max(2 * _LOOK_EACH, 1.25 * self._onset))
+
     def _settled(self) -> float:
-        least = min(self._rule.persist, max(2 * _LOOK_EACH, 2 * self._onset // 3))
+        least = self._early()
         return max(least, min(_SHARE * self._onset, _PATIENCE))
 
     def _needed(self, level: float) -> float:
         """For how many samples a level must have stood still to be critical."""
         if level > 3 * self._top:
-            return min(self._rule.persist, max(2 * _LOOK_EACH, self._onset // 4))
+            return min(self._early(), _SOON)
         share, peak = self._progress.given_back(level), self._progress.given_back(self._peak)
         lost = share > _LOST_SHARE or (peak > _HIGH_PEAK and share > _KEPT_SHARE)
         return self._settled() if (lost and self._progress.improved()) or level > 2 * self._top else math.inf

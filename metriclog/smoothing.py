@@ -14,7 +14,7 @@ _BLOCKS_A_CURVE: Final = 32  # a block is at most this share of what has been se
 _TRIFLE: Final = 0.05  # share of the start
 _FIRST_LEVELS: Final = 4
 _LONG: Final = 16  # levels in a row below half of the way are no luck even where noise is large
-_MANY: Final = 6  # x the start: a loss of validation may be four times as large before it falls
+_LUCK: Final = 4  # x the noise: so far up the higher of two levels may be by luck
 _MATURE: Final = 8  # blocks after which their noise is known well enough to disbelieve a jump
 
 
@@ -53,6 +53,7 @@ class Progress:
     """
 
     __slots__ = (
+        "_change",
         "_crest",
         "_held",
         "_last",
@@ -75,7 +76,7 @@ class Progress:
     def __init__(self) -> None:
         self.blocks = 0
         self.first = self.start = self.best = self._last = self._summit = self._sum = 0.0
-        self.low = self.high = 0.0
+        self.low = self.high = self._change = 0.0
         self._held = self.longest = 0  # levels in a row below half of the way
         self._crest = self.survived = 0.0  # the highest since the best; the highest rise that a new best followed
         self.steady = 0  # levels near the start or below
@@ -89,17 +90,16 @@ class Progress:
             self.first = self.start = self.best = self._summit = self._crest = self.low = self.high = self._sum = level
             return
         self.low, self.high = (level, last) if level < last else (last, level)
-        self._hear(self.high - self.low)
+        self._hear(level - last)
         if self.blocks <= _FIRST_LEVELS:
             self._begin(level)
-        if self.low > self._summit:
-            self._summit = self.low
+        self._summit = max(self._summit, self.low - self.noise)
         self._crest = max(self._crest, self.low)
         self.steady += self.high < 1.3 * self.start
         self._held = self._held + 1 if 2 * level < self.start + self.best else 0
         self.longest = max(self.longest, self._held)
         if self.high < self.best:
-            self.survived = max(self.survived, self._crest - self.best)
+            self.survived = max(self.survived, self._crest - self.best - _LUCK * self.noise)
             self.best = self._crest = self.high
             self.best_noise = self.noise
             self._remember_the_way()
@@ -112,8 +112,13 @@ class Progress:
             self.start = max(self.start, self.first)
 
     def _hear(self, change: float) -> None:
+        """Two falls in a row: the smaller one is noise at most."""
+        before, self._change = self._change, change
+        change = min(-change, -before) if change < 0 > before else abs(change)
         if self.blocks > _MATURE:
             change = min(change, 4 * self.noise)
+        elif self.blocks > _FIRST_LEVELS:
+            change = min(change, 2 * self.noise)  # what falls or breaks early is no noise
         self.noise += (change - self.noise) / min(self.blocks - 1, 16)
         if self.blocks <= _MATURE:
             self.first_noise = self.noise
@@ -141,12 +146,6 @@ class Progress:
         """Whether the last levels are four times the start of a curve that had stayed near it for most of its way."""
         steady = self.blocks > _LONG and self.steady > 0.6 * self.blocks and self.start > 4 * self.first_noise
         return steady and self.low > 4 * self.start
-
-    def only_grows(self) -> bool:
-        """Whether the curve was never better than in the beginning, and its last levels are many times that."""
-        if self.blocks <= _LONG or self.first <= 0 or self.best < 0.7 * self.first:
-            return False
-        return self.low > _MANY * self.start
 
     def given_back(self, level: float) -> float:
         """The share of the improvement that a level has given back: 0 at the best, 1 at the start. 0 without any."""

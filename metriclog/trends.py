@@ -5,7 +5,6 @@ Levels are midmeans of blocks of samples, which grow with the curve from 4 to 64
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -14,12 +13,14 @@ from metriclog.smoothing import Progress, Standstill, block_size, midmean
 
 # How long a raised level may stand: a share of the curve, with bounds in samples. A restart of the learning rate, which
 # lifts the loss almost to its start, takes a quarter of its cycle to come down; nothing good is worse than its start.
-_HIGH: Final = (1 / 4, 48, 2000)
+_HIGH: Final = (1 / 4, 48, 1500)
 _FALLING: Final = 2  # x as long for a level that falls slowly
-_WORSE: Final = (1 / 16, 48, 1024)
+_WORSE: Final = (1 / 16, 320, 600)
+_EARLY: Final = 1.25  # x what came before, if that is less than the bound: a block of other data passes again
 _SWING, _TOO_FAR = 2.25, 1.5  # a curve that once rose by so much and came back may swing twice as far, but not beyond
 _WORSE_SHARE: Final = 0.95
-_TENTH: Final = 0.1  # near 0 a new best adds little to what was won, and is still one
+_NEAR_ZERO: Final = 0.8  # x the best is a new one, though near 0 it adds little to what was won
+_MANY, _MANY_BLOCKS = 6, 16  # x the start: a loss of validation may be four times as large before it falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,15 @@ class SlowState:
     __slots__ = (
         "_block",
         "_climb",
-        "_least",
-        "_most",
         "_onset",
         "_open",
+        "_origin",
         "_peak",
         "_progress",
         "_rule",
         "_seen",
         "_size",
+        "_smooth",
         "_still",
         "_survived",
     )
@@ -70,7 +71,8 @@ class SlowState:
         self._block: list[float] = []
         self._seen, self._size = 0, block_size(0)
         self._progress = Progress()
-        self._least, self._most = 0.0, -math.inf  # of the newest block, of the first ones
+        self._origin = 0.0  # where the curve began: the second lowest of the first values
+        self._smooth = 0  # samples in a row without bursts: losses of reinforcement learning grow with the returns
         self._open: Sign | None = None
         self._still: Standstill | None = None
         self._onset = 0
@@ -88,9 +90,9 @@ class SlowState:
 
     def _close(self) -> Sign | None:
         level, samples = midmean(self._block), self._size
-        self._least = min(self._block)
-        if self._seen < 2 * samples:
-            self._most = max(self._most, *self._block)
+        self._smooth = self._smooth + samples if min(self._block) > 0.35 * level else 0
+        if not self._seen:
+            self._origin = sorted(self._block)[1]
         self._block.clear()
         self._seen += samples
         self._size = block_size(self._seen)
@@ -108,9 +110,12 @@ class SlowState:
 
     def _grows(self) -> bool:
         """It breaks out of where it always was, or only grew since its first values; clearly, not in bursts."""
-        if self._progress.breaks_out():
-            return True
-        return self._progress.only_grows() and self._least > 2.5 * self._most
+        progress = self._progress
+        if progress.breaks_out():
+            return self._smooth >= 16
+        if progress.blocks <= _MANY_BLOCKS or self._smooth < 64 or progress.best < 0.7 * progress.first:
+            return False
+        return progress.low > _MANY * self._origin > 0
 
     def _gives_back(self, share: float) -> bool:
         """More than the share that fires, than what the curve came back from before, and than noise."""
@@ -140,12 +145,10 @@ class SlowState:
             return False
         worse = self._progress.given_back(level) > _WORSE_SHARE
         share, least, most = _WORSE if worse else _HIGH
-        needed = min(max(share * self._onset, least), most)
+        needed = min(max(share * self._onset, min(least, max(_EARLY * self._onset, 16))), most)
         slow_climb = self._climb - self._still.samples
         if self._still.height <= self._progress.high and slow_climb >= 4 * samples:  # it climbs on, and did not leap up
-            needed = min(needed, max(32, 2 * samples, slow_climb // 4, self._onset // 32))
-        if self._onset < least:  # a short run, or one that has only begun
-            needed = max(1.25 * self._onset, 16)
+            needed = min(needed, max(min(256, self._onset // 2), 2 * samples, slow_climb // 4))
         if not worse and self._still.falls():
             needed *= _FALLING
         return self._still.samples >= needed
@@ -208,8 +211,9 @@ class PlateauState:
         self._seen += self._size
         self._size = block_size(self._seen)
         progress = self._progress
-        enough = max(min(self._rule.min_delta * progress.improvement, _TENTH * abs(self._best)), progress.noise)
-        if progress.best < self._best - enough:
+        enough = max(self._rule.min_delta * progress.improvement, progress.noise)
+        fifth = 0 < progress.best < min(_NEAR_ZERO * self._best, self._best - progress.noise)
+        if progress.best < self._best - enough or fifth:
             self._best, self._counted = progress.best, self._seen
             sign, self._open = self._open, None
             return None if sign is None else over(sign, f"a new best level: {number(self._best)}")

@@ -87,7 +87,7 @@ class Watcher:
         self._lock = threading.RLock()
         self._closed = False
         self._newest: Newest = ({}, None, ())
-        self._warned_s = -WARN_EVERY_S
+        self._warned_s = self._told_s = -WARN_EVERY_S
 
     def watch(self, wish: Wish) -> None:
         """Add or change rules."""
@@ -190,6 +190,15 @@ class Watcher:
         ]
         if lines:
             self._ear.lines(lines, patient=False)
+        for it in notices:
+            if it.fields["level"] == "critical":
+                self._tell(f"{it.fields['title']}: {it.fields['text']}")
+
+    def _tell(self, words: str) -> None:
+        """Who looks at the terminal need not wait for a page."""
+        if time.monotonic() - self._told_s >= WARN_EVERY_S:
+            self._told_s = time.monotonic()
+            logger.warning("metriclog: run %s: %s", self._who.run_id, words)
 
     def _hand_over(self) -> None:
         if self._posts is not None:

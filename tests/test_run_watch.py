@@ -172,6 +172,16 @@ def test_a_callable_gets_what_was_found_as_often_as_an_event_is_written(captured
     assert set(threads) == {"metriclog-watch"}
 
 
+def test_what_is_critical_is_said_in_the_terminal_once_a_minute(
+    captured: testing.Captured, caplog: pytest.LogCaptureFixture
+) -> None:
+    with metriclog.init("exp", run_id="r") as run:
+        run.log({"a_loss": math.nan, "b_loss": math.nan}, 7)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and said[0].startswith("metriclog: run r: a_loss is NaN: step 7")
+    assert len(captured.events("nonfinite")) == 2
+
+
 def test_a_callable_that_fails_is_logged_and_does_no_harm(
     captured: testing.Captured, caplog: pytest.LogCaptureFixture
 ) -> None:

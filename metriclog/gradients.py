@@ -134,6 +134,9 @@ class GradientState:
         if not (self._above >= self._rule.blocks or stays) or (self._open and self._open.level == "critical"):
             return None
         self._next = 0  # what is lost makes no baseline
+        if not self._baseline:
+            self._baseline = math.exp(self._first)
+            self._limit = self._baseline * self._rule.warn
         return self._say("critical", value)
 
     def _beyond(self, value: float) -> Sign | None:
@@ -144,7 +147,7 @@ class GradientState:
         return self._open if self._score % REPEAT == 0 else None
 
     def _say(self, level: Level, value: float) -> Sign:
-        baseline = self._baseline or math.exp(self._first)
+        baseline = self._baseline
         what = "stop or go back to a checkpoint" if level == "critical" else "watch the loss"
         text = (
             f"{number(value)} is {number(value / baseline)} x the baseline {number(baseline)}, again and again: {what}; "

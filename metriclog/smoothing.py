@@ -14,7 +14,7 @@ _BLOCKS_A_CURVE: Final = 32  # a block is at most this share of what has been se
 _TRIFLE: Final = 0.05  # share of the start
 _FIRST_LEVELS: Final = 4
 _LONG: Final = 16  # levels in a row below half of the way are no luck even where noise is large
-_LUCK: Final = 4  # x the noise: so far up the higher of two levels may be by luck
+_LUCK, _SMALL_BLOCKS = 4, 48  # x the noise: so far up two small blocks may be by luck
 _MATURE: Final = 8  # blocks after which their noise is known well enough to disbelieve a jump
 
 
@@ -99,7 +99,8 @@ class Progress:
         self._held = self._held + 1 if 2 * level < self.start + self.best else 0
         self.longest = max(self.longest, self._held)
         if self.high < self.best:
-            self.survived = max(self.survived, self._crest - self.best - _LUCK * self.noise)
+            luck = _LUCK * self.noise if self.blocks <= _SMALL_BLOCKS else 0.0
+            self.survived = max(self.survived, self._crest - self.best - luck)
             self.best = self._crest = self.high
             self.best_noise = self.noise
             self._remember_the_way()
@@ -112,9 +113,9 @@ class Progress:
             self.start = max(self.start, self.first)
 
     def _hear(self, change: float) -> None:
-        """Two falls in a row: the smaller one is noise at most."""
+        """Of two falls in a row the smaller one is noise at most, and half of the second one."""
         before, self._change = self._change, change
-        change = min(-change, -before) if change < 0 > before else abs(change)
+        change = max(min(-change, -before), -change / 2) if change < 0 >= before else abs(change)
         if self.blocks > _MATURE:
             change = min(change, 4 * self.noise)
         elif self.blocks > _FIRST_LEVELS:
@@ -138,7 +139,7 @@ class Progress:
         gain, scale = self.first - self.best, abs(self.first)
         if gain < 3 * self.first_noise:
             return False
-        clear = 5 if self.longest >= _LONG else 8
+        clear = 5 if self.longest >= _LONG else 7
         large = gain >= 0.25 * scale and gain >= clear * self.best_noise
         return gain > 0 and (large or (gain >= _TRIFLE * scale and gain >= 30 * self.best_noise))
 

@@ -15,12 +15,13 @@ from metriclog.smoothing import Progress, Standstill, block_size, midmean
 # lifts the loss almost to its start, takes a quarter of its cycle to come down; nothing good is worse than its start.
 _HIGH: Final = (1 / 4, 48, 1500)
 _FALLING: Final = 2  # x as long for a level that falls slowly
-_WORSE: Final = (1 / 16, 320, 600)
-_EARLY: Final = 1.25  # x what came before, if that is less than the bound: a block of other data passes again
+_WORSE: Final = (1 / 16, 256, 500)
+_LEAST: Final = 48  # for what did not leap up
+_EARLY: Final = 1.0  # x what came before, if that is less than the bound: a block of other data passes again
 _SWING, _TOO_FAR = 2.25, 1.5  # a curve that once rose by so much and came back may swing twice as far, but not beyond
 _WORSE_SHARE: Final = 0.95
 _NEAR_ZERO: Final = 0.8  # x the best is a new one, though near 0 it adds little to what was won
-_MANY, _MANY_BLOCKS = 6, 16  # x the start: a loss of validation may be four times as large before it falls
+_MANY, _MANY_BLOCKS, _SMOOTH = 6, 16, 128  # x the start: a loss of validation may be four times as large before it falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class SlowState:
         progress = self._progress
         if progress.breaks_out():
             return self._smooth >= 16
-        if progress.blocks <= _MANY_BLOCKS or self._smooth < 64 or progress.best < 0.7 * progress.first:
+        if progress.blocks <= _MANY_BLOCKS or self._smooth < _SMOOTH or progress.best < 0.7 * progress.first:
             return False
         return progress.low > _MANY * self._origin > 0
 
@@ -145,10 +146,13 @@ class SlowState:
             return False
         worse = self._progress.given_back(level) > _WORSE_SHARE
         share, least, most = _WORSE if worse else _HIGH
-        needed = min(max(share * self._onset, min(least, max(_EARLY * self._onset, 16))), most)
         slow_climb = self._climb - self._still.samples
-        if self._still.height <= self._progress.high and slow_climb >= 4 * samples:  # it climbs on, and did not leap up
-            needed = min(needed, max(min(256, self._onset // 2), 2 * samples, slow_climb // 4))
+        leapt = slow_climb < 4 * samples
+        if not leapt:
+            least = _LEAST
+        needed = min(max(share * self._onset, min(least, max(_EARLY * self._onset, 16))), most)
+        if self._still.height <= self._progress.high and not leapt:  # it climbs on
+            needed = min(needed, max(32, 2 * samples, slow_climb // 4, self._onset // 32))
         if not worse and self._still.falls():
             needed *= _FALLING
         return self._still.samples >= needed
@@ -218,7 +222,7 @@ class PlateauState:
             sign, self._open = self._open, None
             return None if sign is None else over(sign, f"a new best level: {number(self._best)}")
         long = self._seen - self._counted >= max(self._rule.patience, self._seen // 2)
-        if self._open is None and long and progress.high > self._best:
+        if self._open is None and long:
             since = self._seen - self._counted
             text = (
                 f"no level below {number(self._best)} for {since} values, {since / self._seen:.0%} of the run: lower "

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from detection_draw import Curve
-from detection_troubles import corpus
+from detection_hard import corpus
 
 from metriclog.divergence import Detector
 

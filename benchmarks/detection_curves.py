@@ -1,4 +1,5 @@
-"""Good curves as training makes them, and what some of them must be warned of. `detection_troubles` has the bad ones.
+"""Good curves as training makes them, and what some of them must be warned of. `detection_troubles` has the bad ones,
+`detection_hard` more of both.
 
 Seeded; no two seeds give the same. Each family draws its scale (1e-6 to 1e6), length (200 to 100,000 values), step
 cadence, shape and noise at random.
@@ -15,7 +16,7 @@ from detection_draw import Curve, Draw, Floats, autoregression
 Family = Callable[[Draw], Curve]
 
 
-def _good(draw: Draw, family: str, curve: Floats, metric: str = "", **more: Any) -> Curve:
+def good(draw: Draw, family: str, curve: Floats, metric: str = "", **more: Any) -> Curve:
     values = curve * draw.scale()
     return Curve(family, metric or draw.loss_name(), {"": values}, cadence=draw.cadence(), **more)
 
@@ -25,33 +26,33 @@ def _good(draw: Draw, family: str, curve: Floats, metric: str = "", **more: Any)
 
 def convergence(draw: Draw) -> Curve:
     """Noise of several kinds around a falling curve."""
-    return _good(draw, "convergence", draw.noisy(draw.fall(draw.length())))
+    return good(draw, "convergence", draw.noisy(draw.fall(draw.length())))
 
 
 def long_convergence(draw: Draw) -> Curve:
     """The same, long."""
-    return _good(draw, "long convergence", draw.noisy(draw.fall(draw.length(40_000, 100_000))))
+    return good(draw, "long convergence", draw.noisy(draw.fall(draw.length(40_000, 100_000))))
 
 
 def batch_of_one(draw: Draw) -> Curve:
     """Each value is the loss of one example: mostly small, sometimes as large as at the start."""
     n = draw.length(500, 20_000)
     curve = draw.fall(n, (3, 50))
-    return _good(draw, "batch of one", curve * draw.rng.lognormal(0, draw.between(0.6, 1.6), n))
+    return good(draw, "batch of one", curve * draw.rng.lognormal(0, draw.between(0.6, 1.6), n))
 
 
 def right_or_wrong(draw: Draw) -> Curve:
     """Two humps: an example is known, or it is not."""
     n = draw.length(500, 20_000)
     wrong = draw.rng.random(n) < draw.fall(n, (3, 30))
-    return _good(draw, "right or wrong", np.where(wrong, draw.rng.gamma(3, 0.4, n), draw.rng.gamma(1, 0.02, n)))
+    return good(draw, "right or wrong", np.where(wrong, draw.rng.gamma(3, 0.4, n), draw.rng.gamma(1, 0.02, n)))
 
 
 def near_zero(draw: Draw) -> Curve:
     """Learned by heart: down by many orders of magnitude, with noise in the logarithm."""
     n = draw.length(500, 20_000)
     logs = -draw.between(6, 16) * (np.arange(n) / n) ** draw.between(0.3, 1)
-    return _good(draw, "near zero", np.exp(logs + draw.between(0.05, 0.8) * draw.rng.standard_normal(n)))
+    return good(draw, "near zero", np.exp(logs + draw.between(0.05, 0.8) * draw.rng.standard_normal(n)))
 
 
 def restarts(draw: Draw) -> Curve:
@@ -61,7 +62,7 @@ def restarts(draw: Draw) -> Curve:
     place = (np.arange(n) * cycles / n) % 1
     lift = draw.between(0.1, 0.45) * (1 - curve) * np.exp(-place * draw.between(3, 8))
     lift[: n // cycles] = 0
-    return _good(draw, "restarts", draw.noisy(curve + lift))
+    return good(draw, "restarts", draw.noisy(curve + lift))
 
 
 def hot_restarts(draw: Draw) -> Curve:
@@ -71,7 +72,7 @@ def hot_restarts(draw: Draw) -> Curve:
     place = (np.arange(n) * cycles / n) % 1
     lift = draw.between(0.6, 0.9) * (1 - curve) * np.exp(-place * draw.between(5, 10))
     lift[: n // cycles] = 0
-    return _good(draw, "hot restarts", draw.noisy(curve + lift))
+    return good(draw, "hot restarts", draw.noisy(curve + lift))
 
 
 def cosine_restarts(draw: Draw) -> Curve:
@@ -86,7 +87,7 @@ def cosine_restarts(draw: Draw) -> Curve:
         place = 2**place - 1
     lift = draw.between(0.1, most) * (1 - curve) * (0.5 + 0.5 * np.cos(np.pi * place))
     lift[: int(np.argmax(np.diff(place) < 0)) + 1] = 0
-    return _good(draw, "cosine restarts", draw.noisy(curve + lift))
+    return good(draw, "cosine restarts", draw.noisy(curve + lift))
 
 
 def passing_spikes(draw: Draw) -> Curve:
@@ -98,7 +99,7 @@ def passing_spikes(draw: Draw) -> Curve:
         after = np.arange(n - onset)
         curve[onset:] += height * curve[onset] * np.exp(-after / draw.decades(3, 120))
     values = curve + 0.03 * curve * draw.rng.standard_normal(n)
-    return _good(draw, "passing spikes", values, truth="warning", rule="spike", onset=onset)
+    return good(draw, "passing spikes", values, truth="warning", rule="spike", onset=onset)
 
 
 def flat_spikes(draw: Draw) -> Curve:
@@ -109,7 +110,7 @@ def flat_spikes(draw: Draw) -> Curve:
     lift = np.minimum(np.minimum(np.arange(3 * long) / (0.2 * long), 1), np.exp(1 - np.arange(3 * long) / long))
     curve[onset : onset + 3 * long] += draw.between(0.2, 1.2) * (1 - curve[onset]) * lift
     values = curve + 0.03 * curve * draw.rng.standard_normal(n)
-    return _good(draw, "flat spikes", values)
+    return good(draw, "flat spikes", values)
 
 
 def batch_ramp(draw: Draw) -> Curve:
@@ -118,7 +119,7 @@ def batch_ramp(draw: Draw) -> Curve:
     ramp = np.repeat(2.0 ** -np.arange(4), -(-n // 4))[:n]
     ramp = ramp[::-1] if draw.rng.random() < 0.3 else ramp
     curve = draw.fall(n, (2, 8))
-    return _good(draw, "batch ramp", curve + 0.15 * curve.min() * ramp * draw.rng.standard_normal(n))
+    return good(draw, "batch ramp", curve + 0.15 * curve.min() * ramp * draw.rng.standard_normal(n))
 
 
 def fine_tuning(draw: Draw) -> Curve:
@@ -126,7 +127,7 @@ def fine_tuning(draw: Draw) -> Curve:
     n = draw.length(200, 10_000)
     curve = 1 - draw.between(0, 0.3) * (1 - np.exp(-np.arange(n) / (n * draw.between(0.02, 0.5))))
     wander = draw.between(0, 0.04) * autoregression(draw.rng.standard_normal(n), 0.995)
-    return _good(draw, "fine-tuning", np.maximum(curve + wander + draw.noise(n), 0.05))
+    return good(draw, "fine-tuning", np.maximum(curve + wander + draw.noise(n), 0.05))
 
 
 def warmup_bump(draw: Draw) -> Curve:
@@ -137,8 +138,8 @@ def warmup_bump(draw: Draw) -> Curve:
     bump = np.exp(-(((x - middle) / width) ** 2))
     if draw.rng.random() < 0.5:
         curve[: int(middle * n)] = 1
-        return _good(draw, "warm-up bump", draw.noisy(np.maximum(curve, 1 + draw.between(0.2, 3.0) * bump)))
-    return _good(draw, "warm-up bump", draw.noisy(curve + draw.between(0.1, 0.6) * (1 - curve) * bump))
+        return good(draw, "warm-up bump", draw.noisy(np.maximum(curve, 1 + draw.between(0.2, 3.0) * bump)))
+    return good(draw, "warm-up bump", draw.noisy(curve + draw.between(0.1, 0.6) * (1 - curve) * bump))
 
 
 def curriculum(draw: Draw) -> Curve:
@@ -150,7 +151,7 @@ def curriculum(draw: Draw) -> Curve:
         after = np.arange(n - place)
         size = draw.between(0.1, 0.45) / len(places) * (1 - curve[place])
         curve[place:] += size * (1 + np.exp(-after / (0.1 * n)) * draw.between(0, 0.5))
-    return _good(draw, "curriculum", draw.noisy(np.minimum(curve, 1.2)))
+    return good(draw, "curriculum", draw.noisy(np.minimum(curve, 1.2)))
 
 
 def overfitting(draw: Draw) -> Curve:
@@ -158,7 +159,7 @@ def overfitting(draw: Draw) -> Curve:
     n = draw.length(200, 3_000)
     curve, best = draw.fall(n, (2, 10)), int(n * draw.between(0.2, 0.5))
     curve[best:] = curve[best] + draw.between(0.1, 0.5) * (1 - curve[best]) * np.linspace(0, 1, n - best)
-    return _good(draw, "over-fitting", curve + 0.02 * draw.rng.standard_normal(n), "eval/loss")
+    return good(draw, "over-fitting", curve + 0.02 * draw.rng.standard_normal(n), "eval/loss")
 
 
 def grokking(draw: Draw) -> Curve:
@@ -167,7 +168,7 @@ def grokking(draw: Draw) -> Curve:
     x = np.arange(n) / n
     rise = 1 + draw.between(0.5, 3) * (1 - np.exp(-x * 30))
     curve = rise / (1 + np.exp((x - draw.between(0.4, 0.8)) * 40)) + 0.001
-    return _good(draw, "grokking", draw.noisy(curve), "eval/loss")
+    return good(draw, "grokking", draw.noisy(curve), "eval/loss")
 
 
 def sawtooth(draw: Draw) -> Curve:
@@ -175,7 +176,7 @@ def sawtooth(draw: Draw) -> Curve:
     n = draw.length(500, 50_000)
     epoch = (np.arange(n) * int(draw.rng.integers(3, 40)) / n) % 1
     curve = draw.fall(n, (2, 20))
-    return _good(draw, "saw-tooth", draw.noisy(curve + draw.between(0.05, 0.3) * curve * (epoch - 0.5)))
+    return good(draw, "saw-tooth", draw.noisy(curve + draw.between(0.05, 0.3) * curve * (epoch - 0.5)))
 
 
 def resumed(draw: Draw) -> Curve:
@@ -185,14 +186,14 @@ def resumed(draw: Draw) -> Curve:
     for place in draw.rng.integers(n // 4, n, 2).tolist():
         steps[place:] -= int(draw.between(10, n / 5))
     curve = draw.noisy(draw.fall(n))[np.maximum(steps, 0)] * (1 + 0.01 * draw.rng.standard_normal(n))
-    return _good(draw, "resumed", curve, steps=np.maximum(steps, 0).tolist())
+    return good(draw, "resumed", curve, steps=np.maximum(steps, 0).tolist())
 
 
 def folds(draw: Draw) -> Curve:
     """Cross validation: the same metric is trained anew, from step 0."""
     n, times = draw.length(200, 3_000), int(draw.rng.integers(2, 6))
     curve = np.concatenate([draw.noisy(draw.fall(n)) for _ in range(times)])
-    return _good(draw, "folds", curve, steps=list(range(n)) * times)
+    return good(draw, "folds", curve, steps=list(range(n)) * times)
 
 
 def adversaries(draw: Draw) -> Curve:
@@ -201,33 +202,33 @@ def adversaries(draw: Draw) -> Curve:
     swing = np.sin(np.arange(n) * 2 * np.pi / draw.decades(20, n / 3)) * draw.between(0.1, 0.4)
     drift = 0.3 * autoregression(draw.rng.standard_normal(n), 0.999)
     name = str(draw.rng.choice(["g_loss", "d_loss", "loss/generator"]))
-    return _good(draw, "adversaries", np.abs(1 + swing + drift + draw.noise(n)), name)
+    return good(draw, "adversaries", np.abs(1 + swing + drift + draw.noise(n)), name)
 
 
 def swinging(draw: Draw) -> Curve:
     """A plain loss that swings around a falling level."""
     n = draw.length(1_000, 20_000)
     swing = np.sin(np.arange(n) * 2 * np.pi / draw.decades(20, n / 3)) * draw.between(0.02, 0.2)
-    return _good(draw, "swinging", draw.noisy(np.abs(draw.fall(n, (2, 10)) + 0.25 + swing)))
+    return good(draw, "swinging", draw.noisy(np.abs(draw.fall(n, (2, 10)) + 0.25 + swing)))
 
 
 def negative(draw: Draw) -> Curve:
     """A negative log-likelihood of densities or an ELBO with its sign changed: falls through 0, or far below it."""
     n = draw.length()
     offset = draw.between(-1.5, 3)
-    return _good(draw, "negative", draw.fall(n) - offset + 0.3 * draw.noise(n))
+    return good(draw, "negative", draw.fall(n) - offset + 0.3 * draw.noise(n))
 
 
 def offset(draw: Draw) -> Curve:
     """A large constant part that nobody can learn away."""
     n = draw.length()
-    return _good(draw, "offset", draw.fall(n) + draw.decades(5, 100) + 0.3 * draw.noise(n))
+    return good(draw, "offset", draw.fall(n) + draw.decades(5, 100) + 0.3 * draw.noise(n))
 
 
 def stuck(draw: Draw) -> Curve:
     """Never learns anything: noise around a level."""
     n = draw.length(1_500, 50_000)
-    return _good(draw, "stuck", np.maximum(1 + draw.noise(n), 0.01), truth="warning", rule="plateau")
+    return good(draw, "stuck", np.maximum(1 + draw.noise(n), 0.01), truth="warning", rule="plateau")
 
 
 def plateau(draw: Draw) -> Curve:
@@ -236,7 +237,7 @@ def plateau(draw: Draw) -> Curve:
     floor = 1 / draw.decades(2, 50)
     curve = floor + (1 - floor) * np.exp(-np.arange(n) / (0.03 * n))
     values = curve * (1 + draw.between(0.01, 0.1) * draw.rng.standard_normal(n))
-    return _good(draw, "plateau", values, truth="warning", rule="plateau", onset=int(0.15 * n))
+    return good(draw, "plateau", values, truth="warning", rule="plateau", onset=int(0.15 * n))
 
 
 def accuracy(draw: Draw) -> Curve:
@@ -251,7 +252,7 @@ def reward(draw: Draw) -> Curve:
     """Returns of episodes: wander, leap, go down."""
     n = draw.length()
     walk = np.cumsum(draw.rng.standard_t(2, n)) + 50 * draw.rng.standard_normal(n)
-    return _good(draw, "reward", walk, str(draw.rng.choice(["reward", "rollout/ep_rew_mean", "episode_return"])))
+    return good(draw, "reward", walk, str(draw.rng.choice(["reward", "rollout/ep_rew_mean", "episode_return"])))
 
 
 def actor_critic(draw: Draw) -> Curve:
@@ -259,20 +260,20 @@ def actor_critic(draw: Draw) -> Curve:
     n = draw.length()
     growth = np.exp(draw.between(0, 8) * np.arange(n) / n)
     name = str(draw.rng.choice(["train/value_loss", "policy_loss", "critic_loss", "losses/qf1_loss"]))
-    return _good(draw, "actor and critic", growth * draw.rng.standard_normal(n), name)
+    return good(draw, "actor and critic", growth * draw.rng.standard_normal(n), name)
 
 
 def q_learning(draw: Draw) -> Curve:
     """A loss of reinforcement learning under a plain name: begins near 0 and grows with the returns, with bursts."""
     n = draw.length(1_000, 50_000)
     level = 0.02 + (np.arange(n) / n) ** draw.between(0.3, 1.5)
-    return _good(draw, "q-learning", level * draw.rng.gamma(2, 0.5, n), "train/loss")
+    return good(draw, "q-learning", level * draw.rng.gamma(2, 0.5, n), "train/loss")
 
 
 def policy(draw: Draw) -> Curve:
     """A surrogate loss under a plain name: around 0, of either sign."""
     n = draw.length()
-    return _good(draw, "surrogate", -draw.between(0, 0.3) + draw.rng.standard_t(3, n), "loss")
+    return good(draw, "surrogate", -draw.between(0, 0.3) + draw.rng.standard_t(3, n), "loss")
 
 
 def gradient_norm(draw: Draw) -> Curve:
@@ -282,7 +283,7 @@ def gradient_norm(draw: Draw) -> Curve:
     values = drift * draw.rng.lognormal(0, draw.between(0.05, 0.6), n)
     values[draw.rng.random(n) < 0.002] *= draw.between(5, 200)
     name = str(draw.rng.choice(["grad_norm", "train/grad_norm", "gradient_norm", "grad/norm"]))
-    return _good(draw, "gradient norm", values, name)
+    return good(draw, "gradient norm", values, name)
 
 
 def scaled_gradient_norm(draw: Draw) -> Curve:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from detection_curves import GOOD, Family
+from detection_curves import Family
 from detection_draw import Curve, Draw, Floats
 
 
-def _bad(draw: Draw, family: str, curve: Floats, rule: str, onset: int, **more: Any) -> Curve:
+def bad(draw: Draw, family: str, curve: Floats, rule: str, onset: int, **more: Any) -> Curve:
     values = curve * draw.scale()
     return Curve(family, draw.loss_name(), {"": values}, "critical", rule, onset, cadence=draw.cadence(), **more)
 
 
-def _start(draw: Draw, ratio: tuple[float, float] = (2.0, 30.0), least: int = 400) -> tuple[Floats, int]:
+def start(draw: Draw, ratio: tuple[float, float] = (2.0, 30.0), least: int = 400) -> tuple[Floats, int]:
     """A falling curve and a place in its middle, where it has won something that can be lost."""
     while True:
         n = draw.length(least, 30_000)
@@ -25,18 +25,18 @@ def _start(draw: Draw, ratio: tuple[float, float] = (2.0, 30.0), least: int = 40
 
 def slow_linear(draw: Draw) -> Curve:
     """What was won is given back little by little, and more."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     end = draw.between(1.2, 3)
     curve[onset:] = curve[onset] + end * (1 - curve[onset]) * np.linspace(0, 1, len(curve) - onset)
-    return _bad(draw, "slow, linear", draw.noisy(curve), "slow_divergence", onset)
+    return bad(draw, "slow, linear", draw.noisy(curve), "slow_divergence", onset)
 
 
 def slow_to_the_start(draw: Draw) -> Curve:
     """What was won is given back in a straight line until the end of the run."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     end = draw.between(1.05, 1.2)
     curve[onset:] = curve[onset] + end * (1 - curve[onset]) * np.linspace(0, 1, len(curve) - onset)
-    return _bad(
+    return bad(
         draw, "slow, to the start", curve * (1 + 0.03 * draw.rng.standard_normal(len(curve))), "slow_divergence", onset
     )
 
@@ -47,79 +47,79 @@ def never_fell(draw: Draw) -> Curve:
     onset = int(n * draw.between(0.3, 0.6))
     curve = np.ones(n)
     curve[onset:] = draw.between(4.5, 9)
-    return _bad(draw, "never fell, breaks", curve * (1 + 0.05 * draw.rng.standard_normal(n)), "spike", onset)
+    return bad(draw, "never fell, breaks", curve * (1 + 0.05 * draw.rng.standard_normal(n)), "spike", onset)
 
 
 def slow_saturating(draw: Draw) -> Curve:
     """Back to where it began, and there it stays."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     after = np.linspace(0, draw.between(4, 10), len(curve) - onset)
     curve[onset:] = curve[onset] + draw.between(0.85, 1.1) * (1 - curve[onset]) * (1 - np.exp(-after))
-    return _bad(draw, "slow, saturating", draw.noisy(curve), "slow_divergence", onset)
+    return bad(draw, "slow, saturating", draw.noisy(curve), "slow_divergence", onset)
 
 
 def slow_exponential(draw: Draw) -> Curve:
     """Faster and faster, over much of the run."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     rise = np.expm1(np.minimum(np.linspace(0, 1.15, len(curve) - onset), 1) * draw.between(3, 6))
     curve[onset:] += draw.between(1.2, 4) * rise / rise[-1]
-    return _bad(draw, "slow, exponential", draw.noisy(curve), "slow_divergence", onset)
+    return bad(draw, "slow, exponential", draw.noisy(curve), "slow_divergence", onset)
 
 
 def explosion(draw: Draw) -> Curve:
     """Grows by some percent a step until it is huge."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     after = np.arange(len(curve) - onset)
     curve[onset:] += 0.02 * curve[onset] * np.exp(np.minimum(after * draw.decades(0.08, 0.5), np.log(1e7)))
-    return _bad(draw, "explosion", draw.noisy(curve), "explosion", onset)
+    return bad(draw, "explosion", draw.noisy(curve), "explosion", onset)
 
 
 def leap(draw: Draw) -> Curve:
     """At once to a thousand times as much."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     curve[onset:] = draw.decades(20, 1e5) * draw.rng.lognormal(0, 0.3, len(curve) - onset)
-    return _bad(draw, "leap", curve, "explosion", onset)
+    return bad(draw, "leap", curve, "explosion", onset)
 
 
 def explosion_to_inf(draw: Draw) -> Curve:
     """Grows until the numbers end."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     after = np.arange(len(curve) - onset)
     with np.errstate(over="ignore"):
         curve[onset:] += np.exp(after * draw.decades(0.3, 3))
     curve[curve > 3e38] = np.inf
     curve[onset:][np.cumsum(np.isinf(curve[onset:])) > 1] = np.nan
-    return _bad(draw, "explosion to Inf", curve, "explosion", onset)
+    return bad(draw, "explosion to Inf", curve, "explosion", onset)
 
 
 def from_the_start(draw: Draw) -> Curve:
     """A learning rate that is far too high: up from the first steps on."""
     n = draw.length(400, 10_000)
     curve = 1 + 0.01 * np.exp(np.minimum(np.arange(n) * draw.decades(0.02, 0.3), np.log(1e8)))
-    return _bad(draw, "from the start", draw.noisy(curve), "explosion", 0)
+    return bad(draw, "from the start", draw.noisy(curve), "explosion", 0)
 
 
 def swings_up(draw: Draw) -> Curve:
     """Beyond the edge of stability: swings grow until nothing is left."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     after = np.arange(len(curve) - onset)
     size = 0.01 * np.exp(np.minimum(after * draw.decades(0.03, 0.2), np.log(1e6)))
     curve[onset:] += size * (1 + np.sin(after * draw.between(0.3, 3)))
-    return _bad(draw, "swings up", draw.noisy(curve), "explosion", onset)
+    return bad(draw, "swings up", draw.noisy(curve), "explosion", onset)
 
 
 def collapse(draw: Draw) -> Curve:
     """At once to where it began, and there it stays: dead units, a lost optimiser state."""
-    curve, onset = _start(draw, (2, 100), 1_000)
+    curve, onset = start(draw, (2, 100), 1_000)
     curve[onset:] = draw.between(0.95, 1.3) + 0.02 * draw.rng.standard_normal(len(curve) - onset)
-    return _bad(draw, "collapse", draw.noisy(curve), "slow_divergence", onset)
+    return bad(draw, "collapse", draw.noisy(curve), "slow_divergence", onset)
 
 
 def half_collapse(draw: Draw) -> Curve:
     """A spike that costs two thirds of what was won, and stays."""
-    curve, onset = _start(draw, (3, 20), 3_000)
+    curve, onset = start(draw, (3, 20), 3_000)
     curve[onset:] = curve[onset] + draw.between(0.65, 0.75) * (1 - curve[onset])
-    return _bad(draw, "spike that stays", curve * (1 + 0.02 * draw.rng.standard_normal(len(curve))), "spike", onset)
+    return bad(draw, "spike that stays", curve * (1 + 0.02 * draw.rng.standard_normal(len(curve))), "spike", onset)
 
 
 def fine_tuning_breaks(draw: Draw) -> Curve:
@@ -128,32 +128,32 @@ def fine_tuning_breaks(draw: Draw) -> Curve:
     onset = int(n * draw.between(0.3, 0.6))
     curve = 1 - 0.2 * np.arange(n) / n
     curve[onset:] = draw.between(3.5, 9)
-    return _bad(draw, "fine-tuning breaks", curve * (1 + 0.05 * draw.rng.standard_normal(n)), "spike", onset)
+    return bad(draw, "fine-tuning breaks", curve * (1 + 0.05 * draw.rng.standard_normal(n)), "spike", onset)
 
 
 def negative_diverges(draw: Draw) -> Curve:
     """A loss below 0 that comes back up."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     curve -= draw.between(0.5, 3)
     rise = np.linspace(0, draw.between(1.3, 4), len(curve) - onset)
     curve[onset:] = curve[onset] + (curve[0] - curve[onset]) * rise
-    return _bad(draw, "negative, diverges", curve + 0.3 * draw.noise(len(curve), 0.3), "slow_divergence", onset)
+    return bad(draw, "negative, diverges", curve + 0.3 * draw.noise(len(curve), 0.3), "slow_divergence", onset)
 
 
 def not_a_number(draw: Draw) -> Curve:
     """NaN from some place on."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     curve = draw.noisy(curve)
     curve[onset:] = draw.rng.choice([np.nan, np.inf, -np.inf])
-    return _bad(draw, "not a number", curve, "nonfinite", onset)
+    return bad(draw, "not a number", curve, "nonfinite", onset)
 
 
 def one_nan(draw: Draw) -> Curve:
     """One NaN, and on it goes."""
-    curve, onset = _start(draw)
+    curve, onset = start(draw)
     curve = draw.noisy(curve)
     curve[onset] = np.nan
-    return _bad(draw, "one NaN", curve, "nonfinite", onset)
+    return bad(draw, "one NaN", curve, "nonfinite", onset)
 
 
 def nan_on_a_rank(draw: Draw) -> Curve:
@@ -175,22 +175,22 @@ def rank_apart(draw: Draw) -> Curve:
 
 
 def gradients_explode(draw: Draw) -> Curve:
-    """Norms grow by some percent a step."""
-    n = draw.length(500, 30_000)
+    """Norms grow by some percent a step until they are huge."""
+    n = draw.length(1_500, 30_000)
     onset = int(n * draw.between(0.35, 0.65))
     values = draw.rng.lognormal(0, draw.between(0.05, 0.6), n)
-    values[onset:] *= np.exp(np.minimum(np.arange(n - onset) * draw.decades(0.04, 0.5), draw.between(4, 12)))
+    values[onset:] *= np.exp(np.minimum(np.arange(n - onset) * draw.decades(0.04, 0.5), draw.between(9, 25)))
     return Curve(
         "gradients explode", "train/grad_norm", {"": values * draw.scale()}, "critical", "gradient_explosion", onset
     )
 
 
 def gradients_leap(draw: Draw) -> Curve:
-    """Norms at once 30 times as large, or more."""
-    n = draw.length(500, 30_000)
+    """Norms at once hundreds of times as large, or more."""
+    n = draw.length(1_500, 30_000)
     onset = int(n * draw.between(0.35, 0.65))
     values = draw.rng.lognormal(0, draw.between(0.05, 0.5), n) * (1 + 5 * np.exp(-np.arange(n) / 20))
-    values[onset:] *= draw.decades(30, 1e4)
+    values[onset:] *= draw.decades(200, 1e6)
     return Curve("gradients leap", "grad_norm", {"": values * draw.scale()}, "critical", "gradient_explosion", onset)
 
 
@@ -209,11 +209,3 @@ BAD: tuple[tuple[Family, int], ...] = (
     *((negative_diverges, 2), (not_a_number, 2), (one_nan, 1), (nan_on_a_rank, 1), (rank_apart, 1)),
     *((gradients_explode, 2), (gradients_leap, 2)),
 )
-
-
-def corpus(seed: int) -> list[Curve]:
-    """All families, each as often as it says; a curve does not depend on how many others there are."""
-    made = []
-    for place, (family, times) in enumerate(GOOD + BAD):
-        made += [family(Draw(seed * 1_000_003 + place * 1_009 + time)) for time in range(times)]
-    return made

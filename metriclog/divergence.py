@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from metriclog.errors import UsageError
 from metriclog.explosions import Explosion, ExplosionState
 from metriclog.gradients import GradientExplosion, GradientState
-from metriclog.metric_names import Kind, kind_of
+from metriclog.metric_names import Kind, is_like_a_loss, kind_of
 from metriclog.ranks import RankSpread, RankState
 from metriclog.rules import NonFinite, NonFiniteState, Spike, SpikeState
 from metriclog.signs import Level, Sign, over
@@ -42,7 +42,9 @@ _State: TypeAlias = SpikeState | ExplosionState | SlowState | PlateauState | Gra
 LOSS_RULES: Final[tuple[Rule, ...]] = (NonFinite(), Spike(), Explosion(), SlowDivergence(), Plateau(), RankSpread())
 # A loss scaler finds its scale by overflows of the gradients, many at the start and one now and then.
 GRADIENT_RULES: Final[tuple[Rule, ...]] = (NonFinite(after=3, after_first=32), GradientExplosion(), RankSpread())
-_DEFAULTS: Final[dict[Kind, tuple[Rule, ...]]] = {"loss": LOSS_RULES, "gradient_norm": GRADIENT_RULES, "other": ()}
+# A score that is 0 / 0 stops no run.
+OTHER_RULES: Final[tuple[Rule, ...]] = (NonFinite(after=1_000, after_first=1_000),)
+_DEFAULTS: Final[dict[Kind, tuple[Rule, ...]]] = {"loss": LOSS_RULES, "gradient_norm": GRADIENT_RULES}
 _FEW_STEPS: Final = 16
 
 
@@ -151,8 +153,9 @@ def _finding(name: str, series: tuple[str, str], point: tuple[int, float], sign:
 class Detector:
     """All series of a process. Not for several threads.
 
-    Every metric is watched for values that are not finite. With `default`, metrics named like losses and gradient norms
-    have more rules, until `watch` gives them others. Memory grows with the number of series, not with their length.
+    Every metric is watched for values that are not finite: critical for what is like a loss, else a warning.
+    With `default`, metrics named like losses and gradient norms have more rules, until `watch` gives them others.
+    Memory grows with the number of series, not with their length.
     """
 
     def __init__(self, default: bool = True) -> None:
@@ -208,6 +211,13 @@ class Detector:
     def _rules_of(self, metric: str) -> tuple[Rule, ...]:
         if metric not in self._rules:
             wish = next((rules for pattern, rules in reversed(self._wishes) if pattern.match(metric)), None)
-            default = _DEFAULTS[kind_of(metric)] if self._default else ()
-            self._rules[metric] = default if wish is None else wish
+            self._rules[metric] = self._by_name(metric) if wish is None else wish
         return self._rules[metric]
+
+    def _by_name(self, metric: str) -> tuple[Rule, ...]:
+        kind = kind_of(metric)
+        if self._default and kind != "other":
+            return _DEFAULTS[kind]
+        if is_like_a_loss(metric):
+            return ()
+        return GRADIENT_RULES[:1] if kind == "gradient_norm" else OTHER_RULES

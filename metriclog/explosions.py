@@ -16,7 +16,7 @@ _BACK: Final = 16  # samples in a row at the old level after which an explosion 
 _HELD: Final = 0.5  # of the highest value: what is below comes down
 _NOISY: Final = 3  # times as many values if single ones are below
 _EARLY: Final = 128  # values among which the first ones are compared with
-_STILL_UP: Final = 0.8
+_STILL_UP: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class _Start:
     def __init__(self, ratio: float) -> None:
         self.ratio, self.left = ratio, _EARLY
         self.first: list[float] = []
-        self.newest: deque[float] = deque(maxlen=10)
+        self.newest: deque[float] = deque(maxlen=12)
 
     @property
     def usual(self) -> float:
@@ -73,7 +73,7 @@ class _Start:
             return False
         self.newest.append(value)
         times = value / usual / self.ratio
-        needed = 10 if times < 10 else 7 if times < 100 else 5
+        needed = 12 if times < 10 else 7 if times < 100 else 5
         if len(self.newest) < needed:
             return False
         values = list(self.newest)[-needed:]

@@ -13,8 +13,9 @@ _BLOCK: Final = 8  # values that make a level, their median
 _RISING: Final = math.log(1.25)  # between the halves of what was seen last: a norm that warms up still
 _FROM_THE_START: Final = math.log(15_000)  # x the first level: no warm-up goes so far
 _BEYOND: Final = math.log(10)  # x the highest level that was there before
-_STANDS: Final = math.log(0.6)  # of the highest level: below it a norm comes down
-_LEAP, _HALF = math.log(100), math.log(0.5)
+_STANDS: Final = math.log(0.7)  # of the highest level: below it a norm comes down
+_GROWS: Final = math.log(1.5)
+_LEAP, _THIRD = math.log(100), math.log(0.33)
 _LEAP_BLOCKS: Final = 3  # within which a norm is up there: a phase of training that passes begins more slowly
 
 
@@ -24,8 +25,8 @@ class GradientExplosion:
 
     sigmas: robust standard deviations of their logarithms. At least `warn` x the baseline is a warning, however long.
     It is critical at `ratio` x the baseline and 10 x all levels before, for `blocks` levels of 8 values which do not
-    come down; or after a leap to 100 x that stays. confirm: how many more values must have been above than below.
-    warmup: samples until the first baseline.
+    come down (one less if each is half as large again); or after a leap to 100 x that stays. confirm: how many more
+    values must have been above than below. warmup: samples until the first baseline.
     """
 
     name: ClassVar[str] = "gradient_explosion"
@@ -33,7 +34,7 @@ class GradientExplosion:
     warn: float = 3.0
     ratio: float = 2000.0
     confirm: int = 8
-    blocks: int = 3
+    blocks: int = 4
     warmup: int = 64
 
     def __post_init__(self) -> None:
@@ -50,11 +51,11 @@ class GradientExplosion:
 
 
 class GradientState:
-    """The baseline and its limit, a score (+1 for a value above, -1 for one below, down to 0), and the levels' climb."""
+    """The baseline and its limit, a score (+1 for a value above, -1 for one below, down to 0), the climb of levels."""
 
     __slots__ = (
         *("_baseline", "_block", "_first", "_limit", "_next", "_open", "_recent", "_rule", "_score", "_seen"),
-        *("_above", "_climb", "_leapt", "_peak", "_stood", "_top"),
+        *("_above", "_climb", "_grown", "_leapt", "_peak", "_stood", "_top"),
     )
 
     def __init__(self, rule: GradientExplosion) -> None:
@@ -68,6 +69,7 @@ class GradientState:
         self._open: Sign | None = None
         self._top = -math.inf  # the highest level from which the norm came down again
         self._climb = 0  # blocks since the levels are above the limit
+        self._grown = 0  # blocks in a row of which each is half as large again
         self._peak, self._above, self._stood, self._leapt = -math.inf, 0, 0, False
 
     def add(self, value: float) -> Sign | None:
@@ -123,15 +125,18 @@ class GradientState:
             if not self._next:
                 self._top = max(self._top, self._peak, level)
             self._climb, self._peak, self._above, self._stood, self._leapt = 0, -math.inf, 0, 0, False
+            self._grown = 0
             return None
         self._climb += 1
+        self._grown = self._grown + 1 if level > self._peak + _GROWS else 0
         self._peak = max(self._peak, level)
         self._leapt = self._leapt or (self._climb <= _LEAP_BLOCKS and level > base + _LEAP)
-        self._stood = self._stood + _BLOCK if level > max(self._peak + _HALF, base + _LEAP) else 0
+        self._stood = self._stood + _BLOCK if level > max(self._peak + _THIRD, base + _LEAP) else 0
         far = level > max(base + math.log(self._rule.ratio), self._top + _BEYOND)
         self._above = self._above + 1 if (far or grown) and level > self._peak + _STANDS else 0
         stays = self._leapt and self._stood >= max(128, min(1000, self._seen // 3)) and level > self._top
-        if not (self._above >= self._rule.blocks or stays) or (self._open and self._open.level == "critical"):
+        lost = self._above >= self._rule.blocks - (self._grown >= self._above)
+        if not (lost or stays) or (self._open and self._open.level == "critical"):
             return None
         self._next = 0  # what is lost makes no baseline
         if not self._baseline:
@@ -150,8 +155,8 @@ class GradientState:
         baseline = self._baseline
         what = "stop or go back to a checkpoint" if level == "critical" else "watch the loss"
         text = (
-            f"{number(value)} is {number(value / baseline)} x the baseline {number(baseline)}, again and again: {what}; "
-            "clip gradients, lower the learning rate or warm up longer"
+            f"{number(value)} is {number(value / baseline)} x the baseline {number(baseline)}, again and again: "
+            f"{what}; clip gradients, lower the learning rate or warm up longer"
         )
         self._score = max(self._score, self._rule.confirm)
         self._open = Sign(level, baseline, self._score, text)

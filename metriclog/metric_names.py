@@ -28,6 +28,12 @@ _RESTLESS: Final = _words(
     gen generator g disc discriminator d adv adversarial gan kl kld kldiv vq commit commitment codebook aux auxiliary
     balance balancing router z reg regularization regularizer penalty weight decay ratio scale"""
 )
+# What also comes of the weights alone: once it is not finite, nothing that follows is.
+_LIKE_A_LOSS: Final = _words(
+    """perplexity ppl kl kld kldiv likelihood loglikelihood logprob elbo err errd errg mse rmse mae ce bce objective
+    regularizer regularization penalty divergence"""
+)
+_NO_LOSS: Final = _words("scale scaler weight weights ratio coef std var count time limit threshold")
 _GRADIENT: Final = _words("grad grads gradient gradients")
 _NORM: Final = _words("norm norms")
 _NOT_A_NORM: Final = _words("clip clipped clipping ratio scale coef threshold limit std var count time max")
@@ -50,6 +56,18 @@ def kind_of(metric: str) -> Kind:
     if _NAMESPACE.search(metric):  # loss/anything
         return "other" if _RESTLESS & set(after) else "loss"
     return "loss" if all(word in _AFTER or word.isdigit() for word in after) else "other"
+
+
+def is_like_a_loss(metric: str) -> bool:
+    """Whether a value that is not finite means that the run is lost: losses of all kinds, likelihoods, perplexities.
+
+    A score may be 0 / 0 for once (`eval/f1`, `explained_variance`), and a scale of losses may overflow.
+    """
+    words = [word.lower() for word in _WORD.findall(_CROSS_ENTROPY.sub("xent", metric))]
+    place = _place_of_loss(words)
+    if place is not None:
+        return not _NO_LOSS & set(words[place + 1 :])
+    return bool(_LIKE_A_LOSS & set(words)) and not _NO_LOSS & set(words)
 
 
 def _place_of_loss(words: list[str]) -> int | None:

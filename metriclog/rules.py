@@ -17,9 +17,9 @@ from metriclog.smoothing import Progress, Standstill, centre_and_spread, midmean
 _LOOK_EACH: Final = 32  # samples between two looks at the window, which share the cost of one
 _TRIFLE: Final = 0.005  # share of the largest value in the window below which no spread is believed
 _SMALL: Final = 0.005  # share of the largest level so far below which a rise is not worth a word
-_LOST_SHARE: Final = 0.53
+_LOST_SHARE: Final = 0.49
 _HIGH_PEAK, _KEPT_SHARE = 0.75, 0.35  # after a peak so high less may be lost: it was no step of the data
-_SHARE, _PATIENCE = 0.3, 1500
+_SHARE, _PATIENCE = 0.3, 1400
 _SOON: Final = 160  # for a level thrice as high as all before
 _FALLING: Final = 4  # x as long for a level that falls: a cosine that restarts is slow at first
 _PEAKS, _PEAK_AGE = 8, 4096  # single values that passed, which raise the limit for so many samples
@@ -88,7 +88,10 @@ class NonFiniteState:
 
 def _nonfinite_advice(kind: str, count: int, critical: bool) -> str:
     if not critical:
-        return f"{kind}, {count} in a row: a loss scaler that skips a step now and then does this, more is an overflow"
+        return (
+            f"{kind}, {count} in a row: a loss scaler that skips a step does this now and then, or a score that is "
+            "0 / 0; look whether the losses are finite"
+        )
     return (
         f"{kind}, {count} in a row: stop and go back to the last checkpoint; look for log(0), a division by 0, a bad "
         "batch or an overflow in half precision; lower the learning rate or clip gradients"
@@ -103,7 +106,7 @@ class Spike:
 
     window: samples that make the median and the deviation, the newest one not among them. warmup: samples before the
     rule is active. persist: a spike is a warning; it is critical when it has stood without coming down for so many
-    samples and 30 % of the curve before it (1,500 at most; 6,000 while it falls), and has cost more than half of what
+    samples and 30 % of the curve before it (1,400 at most; 5,600 while it falls), and has cost more than half of what
     training had won, or is twice as high as all that was seen before; sooner if it is thrice as high.
     """
 
@@ -256,8 +259,9 @@ class SpikeState:
     def _lost(self, sign: Sign, level: float) -> Sign:
         assert self._still is not None
         text = (
-            f"at {number(level)} for {self._still.samples} values without coming down, after {number(sign.baseline or 0.0)}: "
-            "go back to a checkpoint from before the spike, and skip its batches or lower the learning rate"
+            f"at {number(level)} for {self._still.samples} values without coming down, after "
+            f"{number(sign.baseline or 0.0)}: go back to a checkpoint from before the spike, and skip its batches or "
+            "lower the learning rate"
         )
         self._open = sign._replace(level="critical", advice=text)
         return self._open

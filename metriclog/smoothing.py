@@ -137,9 +137,9 @@ class Progress:
     def improved(self) -> bool:
         """Whether the curve has really come down: more than noise, and more than a trifle of where it began."""
         gain, scale = self.first - self.best, abs(self.first)
-        if gain < 3 * self.first_noise:
+        clear, first = (5, 2) if self.longest >= _LONG else (7, 3)
+        if gain < first * self.first_noise:
             return False
-        clear = 5 if self.longest >= _LONG else 7
         large = gain >= 0.25 * scale and gain >= clear * self.best_noise
         return gain > 0 and (large or (gain >= _TRIFLE * scale and gain >= 30 * self.best_noise))
 

@@ -16,12 +16,14 @@ from metriclog.smoothing import Progress, Standstill, block_size, midmean
 _HIGH: Final = (1 / 4, 48, 1500)
 _FALLING: Final = 2  # x as long for a level that falls slowly
 _WORSE: Final = (1 / 16, 256, 500)
+_SHORT, _HELD = 256, 4  # before so many samples so many levels must have been low: more than a lucky beginning
 _LEAST: Final = 48  # for what did not leap up
 _EARLY: Final = 1.0  # x what came before, if that is less than the bound: a block of other data passes again
 _SWING, _TOO_FAR = 2.25, 1.5  # a curve that once rose by so much and came back may swing twice as far, but not beyond
 _WORSE_SHARE: Final = 0.95
 _NEAR_ZERO: Final = 0.8  # x the best is a new one, though near 0 it adds little to what was won
-_MANY, _MANY_BLOCKS, _SMOOTH = 6, 16, 128  # x the start: a loss of validation may be four times as large before it falls
+_MANY, _BLOCKS = 10, 16  # x the start: a loss of validation may be four times as large before it falls
+_SMOOTH: Final = 128  # samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class SlowState:
 
     def _close(self) -> Sign | None:
         level, samples = midmean(self._block), self._size
-        self._smooth = self._smooth + samples if min(self._block) > 0.35 * level else 0
+        self._smooth = self._smooth + samples if min(self._block) > 0.5 * level else 0
         if not self._seen:
             self._origin = sorted(self._block)[1]
         self._block.clear()
@@ -104,7 +106,8 @@ class SlowState:
         self._climb = self._climb + samples if progress.given_back(level) > self._rule.clears else 0
         if self._open is not None:
             return self._go_on(level, share, samples)
-        if self._seen < self._rule.warmup or not (self._gives_back(share) or self._grows()):
+        held = self._seen >= _SHORT or progress.longest >= _HELD
+        if self._seen < self._rule.warmup or not held or not (self._gives_back(share) or self._grows()):
             return None
         self._still, self._peak, self._onset = Standstill(low), share, self._seen
         return self._say("warning", level, share)
@@ -114,7 +117,7 @@ class SlowState:
         progress = self._progress
         if progress.breaks_out():
             return self._smooth >= 16
-        if progress.blocks <= _MANY_BLOCKS or self._smooth < _SMOOTH or progress.best < 0.7 * progress.first:
+        if progress.blocks <= _BLOCKS or self._smooth < _SMOOTH or progress.best < 0.7 * self._origin:
             return False
         return progress.low > _MANY * self._origin > 0
 

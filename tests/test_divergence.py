@@ -27,7 +27,7 @@ from tests.curves import critical, falling, flat, found_by, noise, turns
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from detection import judge, line, summary
-from detection_troubles import corpus
+from detection_hard import corpus
 
 NAN, INF = math.nan, math.inf
 
@@ -57,6 +57,19 @@ def test_losses_and_gradient_norms_are_watched_by_default_and_others_only_for_wh
     assert not Detector(default=False).watches("train/loss")
     assert [finding.rule for finding in detector.add("accuracy", "", 3, NAN)] == ["nonfinite"]
     assert [finding.rule for finding in Detector(default=False).add("loss", "", 3, NAN)] == ["nonfinite"]
+
+
+@pytest.mark.parametrize("metric", ["train/loss", "actor_loss", "d_loss", "loss/kl", "val/perplexity", "nll", "errD"])
+def test_what_is_like_a_loss_and_not_finite_is_critical_at_once(metric: str) -> None:
+    assert [finding.level for finding in found_by([1.0, NAN], metric=metric)] == ["critical"]
+
+
+@pytest.mark.parametrize("metric", ["eval/f1", "explained_variance", "accuracy", "loss_scale", "reward", "lr"])
+def test_a_score_that_is_not_a_number_is_a_warning(metric: str) -> None:
+    for default in (True, False):
+        detector = Detector(default=default)
+        findings = [finding for step in range(20) for finding in detector.add(metric, "", step, NAN)]
+        assert {finding.level for finding in findings} == {"warning"}
 
 
 def test_an_accuracy_or_a_reward_may_do_as_it_likes() -> None:
@@ -240,6 +253,13 @@ def test_a_rank_that_stands_apart_again_and_again_is_a_warning() -> None:
     assert turns(findings) == [("rank_spread", "warning")]
     assert {finding.rank for finding in findings} == {"3"}
     assert 100 < findings[0].step < 120 and findings[0].baseline == pytest.approx(1, abs=0.05)
+
+
+def test_a_rank_that_does_not_train_with_the_others_is_critical_after_long() -> None:
+    assert critical(by_rank(6.0)) == []
+    (first, *_) = critical(by_rank(6.0, steps=800))
+    assert (first.rule, first.rank) == ("rank_spread", "3") and 590 < first.step < 660
+    assert critical(by_rank(2.0, steps=800)) == []
 
 
 def test_ranks_with_noise_of_their_own_are_no_finding_and_two_ranks_cannot_be_compared() -> None:

@@ -47,15 +47,17 @@ class Paging:
         said = [json.loads(body) for _, _, _, body in self.webhook.requests]
         return [Page(one["status"], one["groupLabels"], one["alerts"]) for one in said]
 
-    def wait(self, until: Callable[[list[Page]], bool], meanwhile: Callable[[], None]) -> list[Page]:
-        """The messages once they are enough; `meanwhile` is called again and again."""
-        deadline_s = time.monotonic() + _DEADLINE_S
+    def wait(
+        self, until: Callable[[list[Page]], bool], meanwhile: Callable[[], None], limit_s: float = _DEADLINE_S
+    ) -> list[Page]:
+        """The messages once they are enough; `meanwhile` is called again and again. Raises TimeoutError."""
+        deadline_s = time.monotonic() + limit_s
         while not until(self.pages()):
             if time.monotonic() > deadline_s:
                 rules = self.grafana.call("GET", "/api/prometheus/grafana/api/v1/rules")["data"]["groups"]
                 states = [(rule["name"], rule["state"], rule["health"]) for group in rules for rule in group["rules"]]
                 told = [(page.status, page.group) for page in self.pages()]
-                raise TimeoutError(f"after {_DEADLINE_S} s these were told: {told}; the rules: {states}")
+                raise TimeoutError(f"after {limit_s} s these were told: {told}; the rules: {states}")
             meanwhile()
             time.sleep(_LOOK_S)
         return self.pages()

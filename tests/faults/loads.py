@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -35,6 +36,8 @@ REPORT = struct.Struct("<qqqq")  # number of the run, step, clock before and aft
 ORDER_BYTES = 1 << 16
 PYTHON_LIMIT_S = 60.0
 EXPERIMENT = "faults"
+# What the rules say in the terminal of the values below that are not finite: a process may say it at any time.
+FOUND = re.compile(r"^metriclog: run \S+: \S+ is (?:NaN|[+-]Inf): .*\n", re.M)
 MOST_METRICS = 9  # of one call, see metrics_of: what a kill between writing and reporting may leave
 
 
@@ -68,7 +71,9 @@ def python(source: str, **settings: str) -> subprocess.CompletedProcess[str]:
     surroundings |= {f"METRICLOG_{name.upper()}": value for name, value in settings.items()}
     # From 3.12 on Python warns of any fork beside threads; what we do about that is under test.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(source)]
-    return subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=PYTHON_LIMIT_S)
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=PYTHON_LIMIT_S)
+    done.stderr = FOUND.sub("", done.stderr)
+    return done
 
 
 class Children:

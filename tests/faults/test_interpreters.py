@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.loads import ROOT, address
+from tests.faults.loads import FOUND, ROOT, address
 from tests.faults.shipping import check_all_delivered, settings_of, ship
 from tests.faults.workers import noted
 from tests.servers.api import Influx
@@ -135,7 +135,9 @@ class Program:
         surroundings |= {f"METRICLOG_{name.upper()}": value for name, value in given.items()}
         # From 3.12 on Python warns of any fork beside threads; what we do about that is under test.
         command = [str(self.python), "-W", "ignore::DeprecationWarning", str(script)]
-        return subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=LIMIT_S)
+        done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=LIMIT_S)
+        done.stderr = FOUND.sub("", done.stderr)
+        return done
 
     def check(self, calls: int, *, ship_first: bool = False) -> None:
         """So many calls returned, and each of their points is on the server, without a sync if not said so."""

@@ -133,8 +133,10 @@ def metric_columns() -> list[Transformation]:
 def param_columns() -> list[Transformation]:
     """A column for each parameter, out of the queries `texts` and `numbers`; to the right of the metrics."""
     return [
-        *matrix("texts", "run", "param", "text"),
         *matrix("numbers", "run", "param", "number"),
+        # By the names that they have: of one that a metric has too, joining would make "lr 3".
+        rename("(?!__run$)(.+)", "$1", _FROM_MATRIX),
+        *matrix("texts", "run", "param", "text"),
         # Changes nothing but the order: what a transformation was meant for comes before what it was not.
         rename("__run", "__run", "/^joinByField/"),
     ]

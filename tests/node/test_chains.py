@@ -208,6 +208,7 @@ def test_the_table_of_runs_has_a_row_a_run_of_this_experiment(drawn: dict[Key, l
     assert {run: row["__nonfinite"] for run, row in by_run.items() if row["__nonfinite"]} == {WITH_NAN: 42}
     assert by_run[PLAIN]["__status"] == "finished" and by_run[WITH_NAN]["__status"] == "failed"
     assert {row["__experiment"] for row in rows} == {EXPERIMENT}
+    assert {"lr", "lr · last"} <= columns.keys(), "a parameter and a metric of one name"
 
 
 def test_of_the_parameters_only_those_that_differ_are_compared(drawn: dict[Key, list[Drawn]]) -> None:

@@ -42,7 +42,7 @@ FORKS = """
             note(run, step)
         if pid == 0:
             exec(ends)
-        print(exit_code(pid))
+        print(exit_code(pid), flush=True)  # or the next child prints it again
 """
 
 

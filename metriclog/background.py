@@ -73,6 +73,9 @@ class Watch:
     def __init__(self, look: Callable[[float], bool], journal: Journal, every_s: float) -> None:
         self._look, self._journal, self._every_s = look, journal, every_s
         self._ends, self._woken, self._done = threading.Event(), threading.Event(), threading.Event()
+        # For the end to wait on: a signal handler that raises in Event.wait can leave a RuntimeError instead.
+        self._over = threading.Lock()
+        self._over.acquire()
         self._thread = threading.Thread(target=self._loop, name="metriclog-watch", daemon=True)
         self._thread.start()
 
@@ -82,7 +85,7 @@ class Watch:
         self._woken.set()
         if threading.current_thread() is self._thread:  # what is called when a rule fires may finish the run
             return not self._look(ends_s)
-        return self._done.wait(max(0.0, ends_s - time.monotonic()))
+        return self._done.is_set() or self._over.acquire(timeout=max(0.0, ends_s - time.monotonic()))
 
     def _loop(self) -> None:
         behind = False
@@ -97,6 +100,7 @@ class Watch:
             behind = self._look(time.monotonic() + MOST_LOOK_S)
             if ending and not behind:
                 self._done.set()
+                self._over.release()
 
 
 class Ship:

@@ -16,8 +16,10 @@ from metriclog.directory import process_directories, read_meta
 from metriclog.errors import JournalError, MetriclogError, ServerError
 from metriclog.journal import Journal
 from metriclog.keeper import Opened, recover
+from metriclog.latch import Latch
 from metriclog.replay import JournalReader, owner_is_alive
-from metriclog.sender import WARN_EVERY_S, Control, Target
+from metriclog.seldom import Seldom
+from metriclog.sender import Control, Target
 from metriclog.settings import Settings
 from metriclog.shipper import Shipper, shipping_lock
 from metriclog.status import save_trouble
@@ -36,7 +38,7 @@ class Heart:
         self._stop, self._woken = threading.Event(), threading.Event()
         self._beat, self._journal, self._every_s = beat, journal, every_s
         self._save_every_s = SAVE_BUFFERED_S if journal.buffered else every_s
-        self._warned_s = -WARN_EVERY_S
+        self._warned = Seldom()
         journal.rolled = self._woken.set
         self._thread = threading.Thread(target=self._loop, name="metriclog-heart", daemon=True)
         self._thread.start()
@@ -57,8 +59,7 @@ class Heart:
                 self._warn(error)
 
     def _warn(self, error: Exception) -> None:
-        if time.monotonic() - self._warned_s >= WARN_EVERY_S:
-            self._warned_s = time.monotonic()
+        if self._warned.now():
             logger.warning("metriclog: the journal in %s could not be saved: %s", self._journal.directory, error)
 
     def stop(self) -> None:
@@ -72,10 +73,7 @@ class Watch:
 
     def __init__(self, look: Callable[[float], bool], journal: Journal, every_s: float) -> None:
         self._look, self._journal, self._every_s = look, journal, every_s
-        self._ends, self._woken, self._done = threading.Event(), threading.Event(), threading.Event()
-        # For the end to wait on: a signal handler that raises in Event.wait can leave a RuntimeError instead.
-        self._over = threading.Lock()
-        self._over.acquire()
+        self._ends, self._woken, self._done = threading.Event(), threading.Event(), Latch()
         self._thread = threading.Thread(target=self._loop, name="metriclog-watch", daemon=True)
         self._thread.start()
 
@@ -85,11 +83,11 @@ class Watch:
         self._woken.set()
         if threading.current_thread() is self._thread:  # what is called when a rule fires may finish the run
             return not self._look(ends_s)
-        return self._done.is_set() or self._over.acquire(timeout=max(0.0, ends_s - time.monotonic()))
+        return self._done.wait(ends_s - time.monotonic())
 
     def _loop(self) -> None:
         behind = False
-        while not self._done.is_set():
+        while not self._done:
             if not behind:
                 self._woken.wait(self._every_s)
             self._woken.clear()
@@ -100,7 +98,6 @@ class Watch:
             behind = self._look(time.monotonic() + MOST_LOOK_S)
             if ending and not behind:
                 self._done.set()
-                self._over.release()
 
 
 class Ship:

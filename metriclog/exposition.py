@@ -36,11 +36,11 @@ from metriclog.live import Snapshot
 from metriclog.pushing import Key, Pusher
 from metriclog.samples import INFO, SHOWN, WHOSE, Series, Shown, samples
 from metriclog.scrapes import Page, Scrapes, ScrapeServer
+from metriclog.seldom import WARN_EVERY_S
 from metriclog.settings import Settings
 
 logger = logging.getLogger("metriclog")
 
-WARN_EVERY_S = 60.0
 PUSH_TIMEOUT_S = 5.0
 DELETE_S = 2.0  # what the end of the process may wait for a Pushgateway
 JOB = "metriclog"

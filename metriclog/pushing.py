@@ -17,11 +17,11 @@ from typing import Protocol
 
 from metriclog.errors import ServerError
 from metriclog.live import Snapshot
+from metriclog.seldom import Seldom
 
 logger = logging.getLogger("metriclog")
 
 PUSH_EVERY_S = 5.0
-WARN_EVERY_S = 60.0
 
 Key = tuple[str, str, str]  # experiment, run, rank
 
@@ -48,7 +48,7 @@ class Pusher:
         self._changed = threading.Condition()
         self._asked = self._done = 0
         self._failed = False
-        self._warned_s = -WARN_EVERY_S
+        self._warned = Seldom()
         self._stop, self._woken = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="metriclog-push", daemon=True)
         self._thread.start()
@@ -116,6 +116,5 @@ class Pusher:
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        if time.monotonic() - self._warned_s >= WARN_EVERY_S:
-            self._warned_s = time.monotonic()
+        if self._warned.now():
             logger.warning("metriclog: %s. Nothing is lost in InfluxDB; training goes on", error)

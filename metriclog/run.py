@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriclog")
 
 Status = Literal["finished", "failed", "killed"]
-WARN_EVERY_S = 60.0
 SHOW_S = 0.2  # how long whoever asks for the newest values may have to wait
 MOST_TITLES = 1000  # of alerts that are remembered
 

@@ -29,13 +29,13 @@ from metriclog.errors import (
     UnparsableError,
 )
 from metriclog.points import parse_line
+from metriclog.seldom import WARN_EVERY_S
 
 logger = logging.getLogger("metriclog")
 
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 60.0
 FIRST_REJECTED_S, MAX_REJECTED_S = 30.0, 300.0
 URGENT_BACKOFF_S = 0.5  # while somebody waits in flush() or finish()
-WARN_EVERY_S = 60.0
 MAX_SUSPECTS = 8  # lines the server fails on, one by one, without any yes, before it is taken for the server's fault
 SHORTEST_SHARD_NS = 3600 * 10**9
 SURELY_LARGE_BYTES = 64 << 10  # of one line that is too large; of a shorter one, the answer is doubted

@@ -19,6 +19,7 @@ from metriclog.follower import Event, Follower
 from metriclog.identity import Identity
 from metriclog.journal import Journal
 from metriclog.peers import Peers
+from metriclog.seldom import Seldom
 from metriclog.showing import Newest
 from metriclog.watching import Notice, Teller
 
@@ -29,7 +30,6 @@ logger = logging.getLogger("metriclog")
 
 MOST_FIRING = 10_000
 MOST_CALLS = 1_000  # that wait for the thread which makes them
-WARN_EVERY_S = 60.0
 
 OnFire = Callable[[Finding], object]
 
@@ -87,7 +87,7 @@ class Watcher:
         self._lock = threading.RLock()
         self._closed = False
         self._newest: Newest = ({}, None, ())
-        self._warned_s = self._told_s = -WARN_EVERY_S
+        self._warned, self._told = Seldom(), Seldom()
 
     def watch(self, wish: Wish) -> None:
         """Add or change rules."""
@@ -196,8 +196,7 @@ class Watcher:
 
     def _tell(self, words: str) -> None:
         """Who looks at the terminal need not wait for a page."""
-        if time.monotonic() - self._told_s >= WARN_EVERY_S:
-            self._told_s = time.monotonic()
+        if self._told.now():
             logger.warning("metriclog: run %s: %s", self._who.run_id, words)
 
     def _hand_over(self) -> None:
@@ -206,6 +205,5 @@ class Watcher:
             self._posts.put(events, self._follower.position)
 
     def _warn(self, words: str, *, exc_info: bool = False) -> None:
-        if time.monotonic() - self._warned_s >= WARN_EVERY_S:
-            self._warned_s = time.monotonic()
+        if self._warned.now():
             logger.warning("metriclog: %s", words, exc_info=exc_info)

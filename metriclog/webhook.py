@@ -16,6 +16,7 @@ from pathlib import Path
 
 from metriclog.errors import ServerError
 from metriclog.follower import Event
+from metriclog.latch import Latch
 from metriclog.leftover_alerts import post_leftovers
 from metriclog.posting import LOCK, Cursor, Poster, Webhook, is_critical, save_cursor
 from metriclog.segments import split_position
@@ -39,7 +40,7 @@ class Hook:
         self._waiting: deque[Event] = deque()
         self._read = 0  # up to here the journal was read, and what is critical waits or has been posted
         self._behind = False  # whether the journal holds events that found no place
-        self._ends, self._done = threading.Event(), threading.Event()
+        self._ends, self._done = threading.Event(), Latch()
         save_cursor(directory, Cursor(watch=settings.watch))  # others know now that there is something to post
         self._thread = threading.Thread(target=self._loop, name="metriclog-alerts", daemon=True)
         self._thread.start()

@@ -14,7 +14,7 @@ from tests.screens.pager import Paging, paging_grafana, quick_copy
 from tests.servers import grafana as grafana_servers
 from tests.servers.api import Influx, Server, new_bucket
 from tests.servers.grafana_api import Grafana
-from tests.servers.influxdb import Missing
+from tests.servers.influxdb import Image, Missing
 
 _FOUND = pytest.StashKey[grafana_servers.Source]()
 HERE = Path(__file__).resolve().parent
@@ -64,29 +64,30 @@ def grafana(pytestconfig: pytest.Config, influxdb_server: Server) -> Iterator[Gr
         yield running
 
 
+def _to_be_started(config: pytest.Config) -> grafana_servers.Home | Image:
+    found = config.stash[_FOUND]
+    assert not isinstance(found, Missing)
+    if isinstance(found, grafana_servers.External):
+        pytest.skip("a Grafana that somebody else runs gets no other rules and notification policies")
+    return found
+
+
 @pytest.fixture(scope="module")
 def paging(
     pytestconfig: pytest.Config, influxdb_server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Paging]:
     """A Grafana of one's own that evaluates the alert rules every ten seconds and tells a webhook."""
-    found = pytestconfig.stash[_FOUND]
-    assert not isinstance(found, Missing)
-    if isinstance(found, grafana_servers.External):
-        pytest.skip("a Grafana that somebody else runs gets no other rules and notification policies")
-    with paging_grafana(found, influxdb_server, tmp_path_factory.mktemp("paging")) as running:
+    with paging_grafana(_to_be_started(pytestconfig), influxdb_server, tmp_path_factory.mktemp("paging")) as running:
         yield running
 
 
 @pytest.fixture
 def paging_nobody(pytestconfig: pytest.Config, influxdb_server: Server, tmp_path: Path) -> Iterator[Grafana]:
     """A Grafana with the notifications of the compose file, where .env names nobody to tell."""
-    found = pytestconfig.stash[_FOUND]
-    assert not isinstance(found, Missing)
-    if isinstance(found, grafana_servers.External):
-        pytest.skip("a Grafana that somebody else runs gets no other notification policies")
+    source = _to_be_started(pytestconfig)
     quick_copy(tmp_path / "provisioning", "metriclog")
     given = grafana_servers.Given(tmp_path / "provisioning", grafana_servers.compose_defaults("METRICLOG_ALERT_"))
-    with grafana_servers.running(found, influxdb_server, given) as running:
+    with grafana_servers.running(source, influxdb_server, given) as running:
         yield running
 
 

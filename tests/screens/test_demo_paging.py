@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.loads import address
 from tests.prometheus.test_paging import HURRIED
 from tests.screens.pager import Paging
 from tests.servers import prometheus
@@ -46,20 +47,14 @@ def in_process() -> Iterator[ScriptedServer]:
 def test_the_diverging_run_of_the_demo_is_told_by_each_way_and_the_others_by_none(
     paging: Paging, scraping: Prometheus, alertmanager: ScriptedServer, in_process: ScriptedServer, tmp_path: Path
 ) -> None:
-    bucket = paging.influx
     settings = {
-        "URL": bucket.url,
-        "TOKEN": bucket.token,
-        "ORG": bucket.org,
-        "BUCKET": bucket.bucket,
-        "DIR": str(tmp_path / "journal"),
-        "ALERT_WEBHOOK": f"{in_process.url}/told",
-        "PROMETHEUS_PORT": "0",
-        "PROMETHEUS_SD_DIR": str(scraping.targets),
-        "PROMETHEUS_LINGER_S": "30",
+        **address(paging.influx, tmp_path / "journal"),
+        "alert_webhook": f"{in_process.url}/told",
+        "prometheus_port": "0",
+        "prometheus_sd_dir": str(scraping.targets),
+        "prometheus_linger_s": "30",
     }
-    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("METRICLOG_")}
-    surroundings |= {f"METRICLOG_{name}": value for name, value in settings.items()}
+    surroundings = {**os.environ, **{f"METRICLOG_{name.upper()}": value for name, value in settings.items()}}
     command = [sys.executable, "-m", "metriclog", "demo"]
     done = subprocess.run(command, env=surroundings, cwd=tmp_path, capture_output=True, text=True, timeout=DEMO_S)
     assert done.returncode == 0, done.stdout + done.stderr

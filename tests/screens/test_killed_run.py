@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.loads import ROOT, address
 from tests.screens.pager import INTERVAL_S, Page, Paging
-from tests.servers.grafana import ROOT
 
 pytestmark = pytest.mark.timeout(900)
 LIMIT_S = 60.0
@@ -22,11 +22,8 @@ RUN = "night-shift"
 @contextmanager
 def training(paging: Paging, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that logs until it is told to finish."""
-    bucket = paging.influx
-    settings = {"URL": bucket.url, "TOKEN": bucket.token, "ORG": bucket.org, "BUCKET": bucket.bucket}
-    settings |= {"DIR": str(folder), "HEARTBEAT_S": "2"}
-    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("METRICLOG_")}
-    surroundings |= {f"METRICLOG_{name}": value for name, value in settings.items()}
+    settings = {**address(paging.influx, folder), "heartbeat_s": "2"}
+    surroundings = {**os.environ, **{f"METRICLOG_{name.upper()}": value for name, value in settings.items()}}
     command = [sys.executable, "-m", "tests.prometheus.trainer", "steady", RUN]
     process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stdin=subprocess.PIPE, text=True)
     with process:

@@ -10,22 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import Request
+
+from tests.servers.answers import AnswerError, send
 
 REQUEST_TIMEOUT_S = 30.0
-# A proxy of the surroundings must never stand between a test and a server on loopback.
-_OPENER = build_opener(ProxyHandler({}))
 
 
-class InfluxError(Exception):
-    """An answer other than the expected one; `status` is the HTTP status (200 for an error inside a query's answer)."""
-
-    def __init__(self, request: str, status: int, body: str) -> None:
-        super().__init__(f"{request}: {status} {body[:2000]}")
-        self.status = status
-        self.body = body
+class InfluxError(AnswerError):
+    """From an InfluxDB; the status is 200 for an error inside a query's answer."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,7 @@ class Server:
         query = f"?{urlencode(params)}" if params else ""
         headers = {"Authorization": f"Token {self.token}"}
         request = Request(f"{self.url}{path}{query}", data=body, headers=headers, method=method)
-        try:
-            with _OPENER.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
-                status, content = int(answer.status), bytes(answer.read())
-        except HTTPError as error:
-            with error:
-                status, content = error.code, error.read()
+        status, content = send(request, REQUEST_TIMEOUT_S)
         if status != expect:
             raise InfluxError(f"{method} {path}", status, content.decode(errors="replace"))
         return content

@@ -12,7 +12,6 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,14 +19,12 @@ from pathlib import Path
 
 import yaml
 
-from tests.servers import build
+from tests.servers import build, processes
 from tests.servers.api import Server
 from tests.servers.grafana_api import Grafana
 from tests.servers.influxdb import (
-    STOP_DEADLINE_S,
     Image,
     Missing,
-    StartError,
     docker,
     docker_works,
     free_port,
@@ -146,7 +143,7 @@ def _process(source: Home, folder: Path, influx: Server, given: Given) -> Iterat
         _wait_until_ready(grafana, lambda: process.poll() is None, lambda: build.tail(log))
         yield grafana
     finally:
-        _end(process)
+        processes.end(process)
 
 
 def _paths(folder: Path, provisioning: Path) -> dict[str, str]:
@@ -160,15 +157,6 @@ def _paths(folder: Path, provisioning: Path) -> dict[str, str]:
     paths = {"DATA": folder, "LOGS": folder / "log", "PLUGINS": folder / "plugins"}
     paths["PROVISIONING"] = folder / "provisioning"
     return {f"GF_PATHS_{name}": str(path) for name, path in paths.items()}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(STOP_DEADLINE_S)
 
 
 @contextmanager
@@ -220,10 +208,4 @@ def _settings(influx_url: str, influx_token: str, dashboards: Path, port: int) -
 
 
 def _wait_until_ready(grafana: Grafana, alive: Callable[[], bool], output: Callable[[], str]) -> None:
-    deadline_s = time.monotonic() + START_DEADLINE_S
-    while not grafana.healthy():
-        if not alive():
-            raise StartError(f"Grafana ended while starting; it printed:\n{output()}")
-        if time.monotonic() > deadline_s:
-            raise StartError(f"Grafana was not ready within {START_DEADLINE_S} s; it printed:\n{output()}")
-        time.sleep(0.1)
+    processes.wait_until_ready("Grafana", grafana.healthy, alive, output, START_DEADLINE_S)

@@ -9,23 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import Request
 
+from tests.servers import answers
+from tests.servers.answers import AnswerError
 from tests.servers.api import Influx
 
 REQUEST_TIMEOUT_S = 60.0
-_OPENER = build_opener(ProxyHandler({}))
 
 
-class GrafanaError(Exception):
-    """An answer other than the expected one; `status` is the HTTP status, `body` what came with it."""
-
-    def __init__(self, request: str, status: int, body: str) -> None:
-        super().__init__(f"{request}: {status} {body[:2000]}")
-        self.status = status
-        self.body = body
+class GrafanaError(AnswerError):
+    """From a Grafana."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +47,7 @@ class Grafana:
         body = None if send is None else json.dumps(send).encode()
         headers = {**self.headers, "Content-Type": "application/json"}
         request = Request(f"{self.url}{path}", data=body, headers=headers, method=method)
-        try:
-            with _OPENER.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
-                status, content = int(answer.status), bytes(answer.read())
-        except HTTPError as error:
-            with error:
-                status, content = error.code, error.read()
+        status, content = answers.send(request, REQUEST_TIMEOUT_S)
         if status != expect:
             raise GrafanaError(f"{method} {path}", status, content.decode(errors="replace"))
         return json.loads(content)

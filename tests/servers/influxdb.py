@@ -20,26 +20,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.servers import build
+from tests.servers import build, processes
 from tests.servers.api import Server
+from tests.servers.processes import StartError
 
 ORG = "metriclog"
 BUCKET = "metriclog"
 START_DEADLINE_S = 120.0
-STOP_DEADLINE_S = 30.0
 # Below the range that systems take client ports from: a stopped server finds its port free when it starts again.
 PORTS = range(20_000, 32_000)
-
-
-class StartError(Exception):
-    """A server did not come up; the message ends with what it printed last."""
 
 
 @dataclass(frozen=True)
@@ -151,18 +146,12 @@ class ProcessInstance:
         return [str(self._binary), *places, address, "--reporting-disabled", "--log-level=error"]
 
     def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        if self._process is not None:
+            processes.end(self._process)
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(STOP_DEADLINE_S)
+            processes.kill(self._process)
 
     def pause(self) -> None:
         if self._process is not None:
@@ -264,13 +253,7 @@ def free_port() -> int:
 
 def wait_until_ready(instance: Instance) -> None:
     """Returns once the server answers /health. Raises StartError if it ends, or START_DEADLINE_S passes, before."""
-    deadline_s = time.monotonic() + START_DEADLINE_S
-    while not instance.server.healthy():
-        if not instance.running():
-            raise StartError(f"InfluxDB ended while starting; it printed:\n{instance.output()}")
-        if time.monotonic() > deadline_s:
-            raise StartError(f"InfluxDB was not ready within {START_DEADLINE_S} s; it printed:\n{instance.output()}")
-        time.sleep(0.02)
+    processes.wait_until_ready("InfluxDB", instance.server.healthy, instance.running, instance.output, START_DEADLINE_S)
 
 
 @contextmanager

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
 
-from tests.servers import build
-from tests.servers.influxdb import STOP_DEADLINE_S, Missing, StartError, free_port
+from tests.servers import build, processes
+from tests.servers.answers import OPENER
+from tests.servers.influxdb import Missing, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVISIONING = ROOT / "provisioning" / "prometheus"
 START_DEADLINE_S = 60.0
 REQUEST_TIMEOUT_S = 30.0
 _LOOK_S = 0.1
-_OPENER = build_opener(ProxyHandler({}))
 
 Labels = Mapping[str, str]
 
@@ -63,7 +62,7 @@ class Prometheus:
         """What an address of its API says as data."""
         query = f"?{urlencode(params)}" if params else ""
         try:
-            with _OPENER.open(f"{self.url}/api/v1/{path}{query}", timeout=REQUEST_TIMEOUT_S) as answer:
+            with OPENER.open(f"{self.url}/api/v1/{path}{query}", timeout=REQUEST_TIMEOUT_S) as answer:
                 return json.loads(answer.read())["data"]
         except HTTPError as error:
             with error:
@@ -153,28 +152,21 @@ def _process(command: Sequence[str], log: Path, settings: Mapping[str, str], rea
         environment = {**os.environ, **settings}
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
-        _wait_until_ready(process, ready, log)
+        processes.wait_until_ready(
+            command[0],
+            lambda: _answers(ready),
+            lambda: process.poll() is None,
+            lambda: build.tail(log),
+            START_DEADLINE_S,
+        )
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_DEADLINE_S)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline_s = time.monotonic() + START_DEADLINE_S
-    while not _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline_s:
-            raise StartError(f"{url} does not answer; the server printed:\n{build.tail(log)}")
-        time.sleep(_LOOK_S)
+        processes.end(process)
 
 
 def _answers(url: str) -> bool:
     try:
-        with _OPENER.open(url, timeout=REQUEST_TIMEOUT_S):
+        with OPENER.open(url, timeout=REQUEST_TIMEOUT_S):
             return True
     except OSError:
         return False

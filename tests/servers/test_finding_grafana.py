@@ -10,7 +10,8 @@ import pytest
 from tests.servers import build, grafana, node
 from tests.servers.api import Server
 from tests.servers.grafana_api import Grafana
-from tests.servers.influxdb import Image, Missing, StartError
+from tests.servers.influxdb import Image, Missing
+from tests.servers.processes import StartError
 from tests.servers.test_finding import Machine
 
 # As npm leaves it: a folder of packages beside the copied package.json.

@@ -93,9 +93,15 @@ def child_directory(root: Path, run_id: str) -> tuple[Path, int]:
 
 
 def process_directories(root: Path, run_id: str | None = None) -> list[Path]:
-    """Process directories of one run or of all, oldest first within a run."""
-    pattern = f"{run_id or '*'}/[0-9][0-9][0-9][0-9]*-*"
-    return sorted(path for path in root.glob(pattern) if path.is_dir())
+    """Process directories of one run or of all, oldest first within a run. One that goes meanwhile is left out."""
+    runs = [root / run_id] if run_id else _folders(root, "*")
+    return [path for run in runs for path in _folders(run, "[0-9][0-9][0-9][0-9]*-*")]
+
+
+def _folders(parent: Path, pattern: str) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+        return sorted(path for path in parent.glob(pattern) if path.is_dir())
+    return []
 
 
 def predecessor(path: Path) -> Path | None:

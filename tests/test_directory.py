@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from contextlib import ExitStack
 from pathlib import Path
@@ -220,6 +221,23 @@ def test_only_the_owner_may_look_into_a_run(tmp_path: Path) -> None:
     claimed = finished(tmp_path, range(1))
     for path in (claimed.path, claimed.path.parent, *claimed.path.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_a_run_that_is_deleted_while_directories_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in ("goes", "stays"):
+        (tmp_path / run / "0001-h1").mkdir(parents=True)
+    scan = os.scandir
+
+    def too_late(path: Any) -> Any:
+        if not isinstance(path, int) and Path(path).name == "goes":
+            shutil.rmtree(path)
+        return scan(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", too_late)
+        assert directory.process_directories(tmp_path) == [tmp_path / "stays" / "0001-h1"]
 
 
 def test_process_directories_are_listed_by_run_and_age_and_nothing_else_is(tmp_path: Path) -> None:

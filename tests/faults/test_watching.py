@@ -100,7 +100,8 @@ def test_a_directory_that_is_deleted_under_a_run_costs_neither_the_run_nor_its_a
         settings = Settings(mode="offline", dir=tmp_path / "j", alert_webhook=server.url, flush_interval_s=0.02)  # type: ignore[arg-type]
         with metriclog.init(EXPERIMENT, settings=settings) as run:
             run.log({"train/loss": 1.0}, 1)
-            shutil.rmtree(tmp_path / "j")
+            (tmp_path / "j").rename(tmp_path / "gone")  # at once: nobody writes a file in between
+            shutil.rmtree(tmp_path / "gone")
             run.log({"train/loss": 1.0}, 2)
             run.log({"train/loss": math.nan}, 3)
         assert run.should_stop
